@@ -1,0 +1,241 @@
+//! Settings of topics by Kafka's names: which are known, what they may be, and what they mean here.
+//!
+//! All of Kafka's names are accepted, so that tools that set them work. Those that have no meaning on one node (replication
+//! throttles, flush intervals: every write is synced) are kept and shown, and do nothing. Those that would mean something
+//! that is not there yet (compaction, recompression) are refused by name.
+
+use std::collections::BTreeMap;
+
+use mainstem_catalog::{Topic, TopicOwner};
+use mainstem_log::PartitionConfig;
+
+use crate::BrokerConfig;
+
+/// What a value must be.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Boolean,
+    /// Whole number of at least this.
+    Integer(i64),
+    /// Number from 0 to 1.
+    Ratio,
+    /// One of these.
+    OneOf(&'static [&'static str]),
+    /// A list of these.
+    ListOf(&'static [&'static str]),
+    /// Anything.
+    Text,
+}
+
+#[derive(Debug)]
+struct Known {
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    what: &'static str,
+}
+
+const fn known(name: &'static str, kind: Kind, default: &'static str, what: &'static str) -> Known {
+    Known { name, kind, default, what }
+}
+
+const MAX: &str = "9223372036854775807";
+const COMPRESSION_TYPES: &[&str] = &["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"];
+
+/// In alphabetical order.
+const KNOWN: &[Known] = &[
+    known("cleanup.policy", Kind::ListOf(&["delete", "compact"]), "delete", "What becomes of old segments."),
+    known("compression.type", Kind::OneOf(COMPRESSION_TYPES), "producer", "Batches stay as the producer made them."),
+    known("delete.retention.ms", Kind::Integer(0), "86400000", "For compaction; without effect."),
+    known("file.delete.delay.ms", Kind::Integer(0), "60000", "Without effect."),
+    known("flush.messages", Kind::Integer(1), MAX, "Without effect: every write is synced."),
+    known("flush.ms", Kind::Integer(0), MAX, "Without effect: every write is synced."),
+    known("follower.replication.throttled.replicas", Kind::Text, "", "Without effect."),
+    known("index.interval.bytes", Kind::Integer(0), "4096", "Without effect."),
+    known("leader.replication.throttled.replicas", Kind::Text, "", "Without effect."),
+    known("local.retention.bytes", Kind::Integer(-2), "-2", "Without effect."),
+    known("local.retention.ms", Kind::Integer(-2), "-2", "Without effect."),
+    known("max.compaction.lag.ms", Kind::Integer(1), MAX, "For compaction; without effect."),
+    known("max.message.bytes", Kind::Integer(0), "1048588", "The largest batch that is accepted."),
+    known("message.timestamp.after.max.ms", Kind::Integer(0), MAX, "Without effect."),
+    known("message.timestamp.before.max.ms", Kind::Integer(0), MAX, "Without effect."),
+    known(
+        "message.timestamp.type",
+        Kind::OneOf(&["CreateTime", "LogAppendTime"]),
+        "CreateTime",
+        "Whether records keep the producer's time or get that of the append.",
+    ),
+    known("min.cleanable.dirty.ratio", Kind::Ratio, "0.5", "For compaction; without effect."),
+    known("min.compaction.lag.ms", Kind::Integer(0), "0", "For compaction; without effect."),
+    known("min.insync.replicas", Kind::Integer(1), "1", "Without effect on one node."),
+    known("preallocate", Kind::Boolean, "false", "Without effect."),
+    known("remote.log.copy.disable", Kind::Boolean, "false", "Without effect."),
+    known("remote.log.delete.on.disable", Kind::Boolean, "false", "Without effect."),
+    known("remote.storage.enable", Kind::Boolean, "false", "Without effect."),
+    known("retention.bytes", Kind::Integer(-1), "-1", "Size of a partition from which old segments go; -1 is never."),
+    known("retention.ms", Kind::Integer(-1), "-1", "Age from which segments go; -1 is never."),
+    known("segment.bytes", Kind::Integer(14), "1073741824", "Size at which a segment is sealed."),
+    known("segment.index.bytes", Kind::Integer(4), "10485760", "Without effect."),
+    known("segment.jitter.ms", Kind::Integer(0), "0", "Without effect."),
+    known("segment.ms", Kind::Integer(1), "604800000", "Without effect."),
+    known("unclean.leader.election.enable", Kind::Boolean, "false", "Without effect on one node."),
+];
+
+/// One setting as DescribeConfigs tells it.
+#[derive(Clone, Debug)]
+pub(crate) struct Described {
+    pub(crate) name: &'static str,
+    pub(crate) value: String,
+    pub(crate) is_set: bool,
+    /// Kafka's number for the type of the value.
+    pub(crate) kind: i8,
+    pub(crate) what: &'static str,
+}
+
+/// Checks names and values as CreateTopics and IncrementalAlterConfigs take them. The error is for people.
+pub fn check_topic_configs(configs: &BTreeMap<String, String>) -> Result<(), String> {
+    configs.iter().try_for_each(|(name, value)| check_config(name, value))
+}
+
+fn check_config(name: &str, value: &str) -> Result<(), String> {
+    let Some(known) = KNOWN.iter().find(|known| known.name == name) else {
+        return Err(format!("Unknown topic config name: {name}"));
+    };
+    let bad = |must: &str| Err(format!("Invalid value {value} for configuration {name}: it must be {must}"));
+    match known.kind {
+        Kind::Boolean if !matches!(value, "true" | "false") => return bad("true or false"),
+        Kind::Integer(min) => match value.parse::<i64>() {
+            Ok(number) if number >= min => {}
+            _ => return bad(&format!("a whole number of at least {min}")),
+        },
+        Kind::Ratio => match value.parse::<f64>() {
+            Ok(number) if (0.0..=1.0).contains(&number) => {}
+            _ => return bad("a number from 0 to 1"),
+        },
+        Kind::OneOf(values) if !values.contains(&value) => return bad(&format!("one of {}", values.join(", "))),
+        Kind::ListOf(values) if !list(value).all(|item| values.contains(&item)) => {
+            return bad(&format!("a list of {}", values.join(", ")));
+        }
+        Kind::Boolean | Kind::OneOf(_) | Kind::ListOf(_) | Kind::Text => {}
+    }
+    match name {
+        "cleanup.policy" if list(value).any(|policy| policy == "compact") => {
+            Err("cleanup.policy=compact: compaction is not available yet, only delete".to_owned())
+        }
+        "compression.type" if value != "producer" => {
+            Err("compression.type: batches are stored as the producer compressed them, only producer is possible"
+                .into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn list(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+/// Whether the setting is a list, which IncrementalAlterConfigs can append to.
+pub(crate) fn is_list(name: &str) -> bool {
+    KNOWN.iter().any(|known| known.name == name && matches!(known.kind, Kind::ListOf(_)))
+}
+
+/// All settings of a topic, set or not.
+pub(crate) fn describe(topic: &Topic, config: &BrokerConfig) -> Vec<Described> {
+    let described = |known: &Known| {
+        let set = topic.configs.get(known.name);
+        Described {
+            name: known.name,
+            value: set.cloned().unwrap_or_else(|| default_of(known, topic, config)),
+            is_set: set.is_some(),
+            kind: match known.kind {
+                Kind::Boolean => 1,
+                Kind::OneOf(_) | Kind::Text => 2,
+                Kind::Integer(_) if matches!(known.name, "max.message.bytes" | "segment.bytes") => 3,
+                Kind::Integer(_) => 5,
+                Kind::Ratio => 6,
+                Kind::ListOf(_) => 7,
+            },
+            what: known.what,
+        }
+    };
+    KNOWN.iter().map(described).collect()
+}
+
+fn default_of(known: &Known, topic: &Topic, config: &BrokerConfig) -> String {
+    let is_kept = topic.owner != TopicOwner::Anyone;
+    match known.name {
+        "max.message.bytes" => config.message_bytes_max.to_string(),
+        "retention.ms" if !is_kept => config.retention_ms.unwrap_or(-1).to_string(),
+        "segment.bytes" => config.segment_bytes.to_string(),
+        _ => known.default.to_owned(),
+    }
+}
+
+/// The settings that mean something here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// `max.message.bytes`
+    pub message_bytes_max: usize,
+    /// `message.timestamp.type=LogAppendTime`
+    pub is_log_append_time: bool,
+    /// For the log.
+    pub partition: PartitionConfig,
+}
+
+/// Below this a segment is not worth its files.
+const SEGMENT_BYTES_MIN: u64 = 4096;
+
+impl TopicSettings {
+    /// Of a topic, with the broker's defaults. Topics of tables and internal ones are kept for ever unless they say
+    /// otherwise.
+    #[must_use]
+    pub fn of(topic: &Topic, config: &BrokerConfig) -> Self {
+        let number = |name: &str| topic.configs.get(name).and_then(|value| value.parse::<i64>().ok());
+        let default_retention_ms = if topic.owner == TopicOwner::Anyone { config.retention_ms } else { None };
+        let retention_ms = match number("retention.ms") {
+            None => default_retention_ms,
+            Some(ms) => (ms >= 0).then_some(ms),
+        };
+        let positive = |name: &str| number(name).and_then(|value| u64::try_from(value).ok());
+        Self {
+            message_bytes_max: positive("max.message.bytes")
+                .map_or(config.message_bytes_max, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+            is_log_append_time: topic.configs.get("message.timestamp.type").is_some_and(|v| v == "LogAppendTime"),
+            partition: PartitionConfig {
+                segment_bytes: positive("segment.bytes").unwrap_or(config.segment_bytes).max(SEGMENT_BYTES_MIN),
+                retention_ms,
+                retention_bytes: positive("retention.bytes"),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_settings_are_sorted_and_their_defaults_pass_their_checks() {
+        assert!(KNOWN.is_sorted_by_key(|known| known.name));
+        for known in KNOWN {
+            check_config(known.name, known.default).expect(known.name);
+        }
+    }
+
+    #[test]
+    fn bad_settings_are_refused_by_name() {
+        for (name, value, says) in [
+            ("no.such.thing", "1", "Unknown topic config name: no.such.thing"),
+            ("retention.ms", "soon", "whole number"),
+            ("retention.ms", "-2", "at least -1"),
+            ("cleanup.policy", "shred", "list of delete, compact"),
+            ("cleanup.policy", "compact,delete", "not available yet"),
+            ("compression.type", "zstd", "only producer"),
+            ("message.timestamp.type", "now", "one of CreateTime, LogAppendTime"),
+            ("preallocate", "yes", "true or false"),
+        ] {
+            let error = check_config(name, value).expect_err(name);
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The listener of the server over a real socket.
+
+#[path = "../../../mainstem-server/src/kafka_listener.rs"]
+mod kafka_listener;
+
+use bytes::{Buf, Bytes, BytesMut};
+use mainstem_broker::BrokerConfig;
+use mainstem_kafka_wire::messages::{ApiVersionsRequest, decode_response, encode_request, split_response};
+use mainstem_kafka_wire::produce::{ProduceRequest, ProduceResponse};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::rig::{Rig, batch, batch_of, one_partition};
+
+struct Door {
+    rig: Rig,
+    address: std::net::SocketAddr,
+    shutdown: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+impl Door {
+    async fn open(config: BrokerConfig) -> Self {
+        let rig = Rig::with(config);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn(kafka_listener::serve(listener, rig.broker().clone(), shutdown.clone()));
+        Self { rig, address, shutdown, serving }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.expect("it listens")
+    }
+}
+
+async fn frame(stream: &mut TcpStream) -> Bytes {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).await.expect("an answer");
+    let mut frame = BytesMut::zeroed(usize::try_from(i32::from_be_bytes(length)).expect("positive"));
+    stream.read_exact(&mut frame).await.expect("the whole answer");
+    frame.freeze()
+}
+
+fn produce_frame(request: &ProduceRequest, correlation_id: i32) -> Bytes {
+    request.encode(9, correlation_id, None).expect("encodes")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipelined_requests_are_answered_in_order() {
+    let door = Door::open(BrokerConfig::default()).await;
+    door.rig.create("t", 1).await;
+    let mut stream = door.connect().await;
+    let mut sent = Vec::new();
+    for i in 0..200 {
+        let acks = if i % 7 == 0 { 0 } else { -1 };
+        // Sequences of an idempotent producer: any change of order is an error.
+        let request = ProduceRequest { acks, ..one_partition("t", 0, batch_of((1, 0, i), &["x"])) };
+        sent.extend_from_slice(&produce_frame(&request, i));
+    }
+    let versions = encode_request(0, 1000, None, &ApiVersionsRequest::default()).expect("encodes");
+    sent.extend_from_slice(&versions);
+    // In odd pieces, as networks do.
+    let mut rest = &sent[..];
+    while rest.has_remaining() {
+        let piece = rest.len().min(777);
+        stream.write_all(&rest[..piece]).await.expect("sent");
+        rest.advance(piece);
+    }
+    for i in (0..200).filter(|i| i % 7 != 0) {
+        let (id, message) = split_response(1, frame(&mut stream).await).expect("a header");
+        let response = ProduceResponse::decode(9, message).expect("decodes");
+        let answer = &response.topics[0].partitions[0];
+        assert_eq!((id, answer.error_code, answer.base_offset), (i, 0, i64::from(i)));
+    }
+    let (id, _) = decode_response::<ApiVersionsRequest>(0, frame(&mut stream).await).expect("decodes");
+    assert_eq!(id, 1000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_closes_its_connection_and_no_other() {
+    let door = Door::open(BrokerConfig { request_bytes_max: 10_000, ..Default::default() }).await;
+    door.rig.create("t", 1).await;
+    let mut good = door.connect().await;
+    let large = ProduceRequest { acks: -1, ..one_partition("t", 0, batch(&["x".repeat(20_000).as_str()])) };
+    let unacknowledged = ProduceRequest { acks: 0, ..one_partition("none", 0, batch(&["x"])) };
+    for (what, bytes) in [
+        ("HTTP", Bytes::from_static(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")),
+        ("TLS", Bytes::from_static(&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3])),
+        ("a negative length", Bytes::from_static(&[255, 255, 255, 255, 0, 0, 0, 0])),
+        ("a length of nothing", Bytes::from_static(&[0, 0, 0, 0])),
+        ("an unknown request", Bytes::from_static(&[0, 0, 0, 10, 99, 99, 0, 0, 0, 0, 0, 1, 255, 255])),
+        ("too large", produce_frame(&large, 1)),
+        ("acks=0 for no topic", produce_frame(&unacknowledged, 1)),
+    ] {
+        let mut bad = door.connect().await;
+        // It may be closed before all is sent.
+        let _ = bad.write_all(&bytes).await;
+        let mut rest = Vec::new();
+        let ended = bad.read_to_end(&mut rest).await;
+        assert!(rest.is_empty() && (ended.is_ok() || ended.is_err()), "{what} is not answered");
+    }
+    good.write_all(&produce_frame(&ProduceRequest { acks: -1, ..one_partition("t", 0, batch(&["x"])) }, 5))
+        .await
+        .expect("sent");
+    let (id, _) = split_response(1, frame(&mut good).await).expect("a header");
+    assert_eq!(id, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_limited_and_end_with_the_server() {
+    let door = Door::open(BrokerConfig { connections_max: 1, ..Default::default() }).await;
+    let mut first = door.connect().await;
+    let versions = encode_request(0, 1, None, &ApiVersionsRequest::default()).expect("encodes");
+    first.write_all(&versions).await.expect("sent");
+    frame(&mut first).await;
+    let mut second = door.connect().await;
+    assert_eq!(second.read(&mut [0; 1]).await.unwrap_or(0), 0, "one too many");
+    door.shutdown.cancel();
+    assert_eq!(first.read(&mut [0; 1]).await.unwrap_or(0), 0, "the server ends");
+    door.serving.await.expect("no panic");
+    assert_eq!(door.rig.broker().counters().connections, 0);
+}

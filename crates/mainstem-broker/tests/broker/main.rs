@@ -1,0 +1,9 @@
+//! The broker as its clients see it, and its coordinator under chance.
+
+mod coordinator;
+mod groups;
+mod listener;
+mod records;
+mod rig;
+mod topics;
+mod versions;

@@ -1,0 +1,77 @@
+//! What can happen to definitions, and how it is written: one JSON record per event, with the format's version.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{Relation, RelationId, Topic};
+
+/// A change of definitions. Events of one entry are applied together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A topic exists from now on.
+    TopicCreated {
+        /// The topic.
+        topic: Topic,
+    },
+    /// A topic has more partitions.
+    PartitionsAdded {
+        /// Which topic.
+        topic: Uuid,
+        /// How many it has now.
+        partitions: i32,
+    },
+    /// A topic's settings changed.
+    TopicConfigured {
+        /// Which topic.
+        topic: Uuid,
+        /// All settings that differ from the defaults now.
+        configs: BTreeMap<String, String>,
+    },
+    /// A topic is gone.
+    TopicDeleted {
+        /// Which topic.
+        topic: Uuid,
+    },
+    /// A relation exists from now on.
+    RelationCreated {
+        /// The relation.
+        relation: Box<Relation>,
+    },
+    /// Relations are gone, dependents first.
+    RelationsDropped {
+        /// Which ones.
+        relations: Vec<RelationId>,
+    },
+    /// Producer ids below this have been, or may have been, handed out.
+    ProducerIdsReserved {
+        /// The first id that is certainly free.
+        until: i64,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Versioned<E> {
+    v: u8,
+    #[serde(flatten)]
+    event: E,
+}
+
+const VERSION: u8 = 1;
+
+/// A record's value.
+#[must_use]
+pub fn encode(event: &Event) -> Vec<u8> {
+    serde_json::to_vec(&Versioned { v: VERSION, event }).expect("events have string keys only")
+}
+
+/// Reads a record's value back. An unknown version or event is an error that names it.
+pub fn decode(value: &[u8]) -> Result<Event, serde_json::Error> {
+    let Versioned { v, event } = serde_json::from_slice::<Versioned<Event>>(value)?;
+    if v != VERSION {
+        return Err(serde::de::Error::custom(format!("catalog record has version {v}, this build reads {VERSION}")));
+    }
+    Ok(event)
+}

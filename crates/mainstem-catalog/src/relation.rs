@@ -1,0 +1,199 @@
+//! Relations of SQL: sources, tables, views, materialized views.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::SqlType;
+
+/// A relation's id, also its PostgreSQL oid. Starts at 16384 and is never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RelationId(pub u32);
+
+impl RelationId {
+    /// The first one that users' relations get, as PostgreSQL's.
+    pub const FIRST: RelationId = RelationId(16384);
+}
+
+/// A name as resolved: unquoted names are folded to lower case by the parser, quoted ones kept.
+pub type Ident = String;
+
+/// A column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// Its name, unique in the relation.
+    pub name: Ident,
+    /// Its type.
+    pub sql_type: SqlType,
+    /// Whether it may be null.
+    pub nullable: bool,
+    /// Not shown by `SELECT *`: the hidden row id of a table without primary key.
+    pub hidden: bool,
+    /// For tables: SQL text of the default, deterministic or evaluated at INSERT.
+    pub default: Option<String>,
+}
+
+/// Event time: `WATERMARK FOR column AS column - delay`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watermark {
+    /// Index of a timestamp or timestamptz column.
+    pub column: usize,
+    /// How far the watermark stays behind the largest value seen in a partition.
+    pub delay_us: i64,
+}
+
+/// What of a record besides its value becomes a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IncludeKind {
+    /// `INCLUDE key`: bytea, or the declared type when the key is text.
+    Key,
+    /// `INCLUDE partition`: integer here, varchar in RisingWave.
+    Partition,
+    /// `INCLUDE offset`: bigint.
+    Offset,
+    /// `INCLUDE timestamp`: timestamptz, the record's.
+    Timestamp,
+}
+
+/// One `INCLUDE` clause: fills the column at this index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Include {
+    /// What is included.
+    pub kind: IncludeKind,
+    /// Index into [`Relation::columns`].
+    pub column: usize,
+}
+
+/// How record values are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Encoding {
+    /// `FORMAT PLAIN ENCODE JSON`
+    PlainJson,
+}
+
+/// `CREATE SOURCE`: the records of a topic as an append-only relation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceDefinition {
+    /// The topic's id (the name may be taken by another topic later).
+    pub topic: Uuid,
+    /// The topic's name when it was created, for messages.
+    pub topic_name: String,
+    /// How values are read.
+    pub encoding: Encoding,
+    /// Columns not from the value.
+    pub includes: Vec<Include>,
+    /// Event time, if declared.
+    pub watermark: Option<Watermark>,
+}
+
+/// `CREATE TABLE`: rows are JSON records in a topic of the table's name; the last record of a key rules, a null value
+/// deletes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableDefinition {
+    /// The topic's id.
+    pub topic: Uuid,
+    /// The topic's name.
+    pub topic_name: String,
+    /// Indexes of the primary key's columns, in key order; a hidden row id when none was declared.
+    pub primary_key: Vec<usize>,
+    /// Event time, if declared.
+    pub watermark: Option<Watermark>,
+}
+
+/// `CREATE VIEW` and `CREATE MATERIALIZED VIEW`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewDefinition {
+    /// The query, as text with resolved names.
+    pub query: String,
+    /// Whether `EMIT ON WINDOW CLOSE` was given.
+    pub emit_on_window_close: bool,
+    /// For materialized views: the versioned operator graph of `mainstem-sql`, as JSON; it is not planned again.
+    pub graph: Option<serde_json::Value>,
+    /// Session settings that the query's meaning depends on (time zone, search path), stored with it.
+    pub settings: Vec<(String, String)>,
+}
+
+/// What kind of relation it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RelationKind {
+    /// `CREATE SOURCE`
+    Source(SourceDefinition),
+    /// `CREATE TABLE`
+    Table(TableDefinition),
+    /// `CREATE VIEW`
+    View(ViewDefinition),
+    /// `CREATE MATERIALIZED VIEW`
+    MaterializedView(ViewDefinition),
+}
+
+impl RelationKind {
+    /// As PostgreSQL and RisingWave call it in messages: `source`, `table`, `view`, `materialized view`.
+    #[must_use]
+    pub fn noun(&self) -> &'static str {
+        match self {
+            RelationKind::Source(_) => "source",
+            RelationKind::Table(_) => "table",
+            RelationKind::View(_) => "view",
+            RelationKind::MaterializedView(_) => "materialized view",
+        }
+    }
+}
+
+/// What a relation needs to exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dependency {
+    /// Another relation.
+    Relation(RelationId),
+    /// A topic.
+    Topic(Uuid),
+}
+
+/// A relation as defined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relation {
+    /// Never reused.
+    pub id: RelationId,
+    /// `public` for now.
+    pub schema: Ident,
+    /// Unique in the schema.
+    pub name: Ident,
+    /// Columns in order, hidden ones last.
+    pub columns: Vec<Column>,
+    /// What kind, with what belongs to it.
+    pub kind: RelationKind,
+    /// What it needs.
+    pub depends_on: Vec<Dependency>,
+    /// The statement that made it, for SHOW CREATE.
+    pub sql: String,
+}
+
+impl Relation {
+    /// The topic that this relation reads or owns.
+    #[must_use]
+    pub fn topic(&self) -> Option<Uuid> {
+        match &self.kind {
+            RelationKind::Source(source) => Some(source.topic),
+            RelationKind::Table(table) => Some(table.topic),
+            RelationKind::View(_) | RelationKind::MaterializedView(_) => None,
+        }
+    }
+
+    /// Index of a column by name.
+    #[must_use]
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == name)
+    }
+
+    /// The view's definition, if it is a materialized view.
+    #[must_use]
+    pub fn materialized(&self) -> Option<&ViewDefinition> {
+        match &self.kind {
+            RelationKind::MaterializedView(view) => Some(view),
+            _ => None,
+        }
+    }
+}

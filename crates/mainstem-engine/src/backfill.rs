@@ -1,0 +1,222 @@
+//! A new view over existing history: its own operators, fed apart from the lane, until it can join it at one cut.
+//!
+//! Words: a *round* moves the backfill to a cut that the lane has published: sources by their records, tables and views
+//! below by what changed in their collections between two published versions. The first round reads history; later ones what came
+//! meanwhile. What is left after the last round, the lane does itself when the view joins.
+//!
+//! Always true here: between rounds the view is exactly as it would be had it been in the lane from the start; the lane does
+//! not wait; all that is needed is held (records by holds, versions by reference), so nothing can be trimmed below it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use mainstem_catalog::{Relation, RelationId};
+use uuid::Uuid;
+
+use crate::collection::Version;
+use crate::dead_letters::DeadLetters;
+use crate::engine::EngineConfig;
+use crate::error::EngineError;
+use crate::input_log::{Cut, InputLog, LogError};
+use crate::lane::{Command, Ends, Input, Pacing, Progress, Published, Reading, Shared, View};
+use crate::watermark::lowest;
+
+/// Rounds before the lane does the rest, however much it is.
+const ROUNDS_MAX: usize = 16;
+
+/// A table or view below, as of a cut.
+#[derive(Clone, Debug)]
+pub(crate) struct Below {
+    pub(crate) version: Arc<Version>,
+}
+
+/// Tables and views at one cut.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Frontier {
+    pub(crate) cut: Cut,
+    pub(crate) below: HashMap<RelationId, Below>,
+}
+
+impl From<&Published> for Frontier {
+    fn from(published: &Published) -> Frontier {
+        let below = published.relations.iter().map(|(id, content)| (*id, Below { version: content.version.clone() }));
+        Frontier { cut: published.cut, below: below.collect() }
+    }
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Backfill {
+    pub(crate) view: View,
+    pub(crate) sources: BTreeMap<RelationId, Input>,
+    cut: Cut,
+    /// What of tables and views has been taken in.
+    below: HashMap<RelationId, Below>,
+    pacing: Pacing,
+    is_begun: bool,
+    context: Context,
+}
+
+/// What a backfill works with.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    pub(crate) log: Arc<dyn InputLog>,
+    pub(crate) config: EngineConfig,
+    pub(crate) dead_letters: Arc<DeadLetters>,
+    pub(crate) topic_of_letters: Option<Uuid>,
+    pub(crate) progress: Arc<Progress>,
+}
+
+impl Backfill {
+    /// Before everything. `source_of` gives the relations that the view reads as records.
+    pub(crate) fn new(
+        relation: &Arc<Relation>,
+        source_of: &dyn Fn(RelationId) -> Option<Arc<Relation>>,
+        context: Context,
+    ) -> Result<Backfill, EngineError> {
+        let view = View::new(relation)?;
+        let mut sources = BTreeMap::new();
+        for id in view.reads.iter() {
+            if let Some(source) = source_of(*id) {
+                let mut input = Input::new(&source)?;
+                input.ends(&*context.log, Cut::ZERO)?;
+                input.hold_from_here(&*context.log);
+                sources.insert(*id, input);
+            }
+        }
+        let pacing = Pacing::new(context.config.slice_rows.saturating_mul(4));
+        let below = HashMap::new();
+        Ok(Backfill { view, sources, cut: Cut::ZERO, below, pacing, is_begun: false, context })
+    }
+
+    /// Records and rows from here to the frontier; rows of collections that were taken in before count as nothing.
+    pub(crate) fn distance(&mut self, to: &Frontier) -> Result<u64, EngineError> {
+        let mut rows = 0;
+        for input in self.sources.values_mut() {
+            let ends = input.ends(&*self.context.log, to.cut)?;
+            rows += input.distance(&ends);
+        }
+        for id in self.view.reads.iter() {
+            if let (Some(below), None) = (to.below.get(id), self.below.get(id)) {
+                rows += below.version.len();
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Moves the view to the frontier. `again` is asked when the log fails to read; the error is `Stopped` when it says no.
+    pub(crate) fn advance(&mut self, to: &Frontier, again: &dyn Fn(&LogError) -> bool) -> Result<(), EngineError> {
+        let context = self.context.clone();
+        let reading = Reading {
+            log: &*context.log,
+            slice_rows: context.config.slice_rows,
+            read_bytes_max: context.config.read_bytes_max,
+            again,
+        };
+        self.take_below(to);
+        let done = |rows: u64| context.progress.rows_done.fetch_add(rows, Ordering::Relaxed);
+        loop {
+            let mut ends: BTreeMap<RelationId, Ends> = BTreeMap::new();
+            let (sources, log) = (&mut self.sources, &*context.log);
+            let mut rows = 0;
+            let next = self.pacing.next_cut(log, self.cut, Some(to.cut), &mut |cut| {
+                rows = 0;
+                for (id, input) in &mut *sources {
+                    let positions = input.ends(log, cut)?;
+                    rows += input.distance(&positions);
+                    ends.insert(*id, positions);
+                }
+                Ok(rows)
+            });
+            let cut = match next {
+                Ok(Some(cut)) => cut,
+                Ok(None) => break,
+                Err(error) if again(&error) => continue,
+                Err(_) => return Err(EngineError::Stopped),
+            };
+            if is_cancelled(&context.progress) {
+                return Err(EngineError::Stopped);
+            }
+            for (id, input) in &mut self.sources {
+                let view = &mut self.view;
+                let rejected = input.read_source(&reading, &ends[id], &mut |delta| view.push(*id, delta))?;
+                context.dead_letters.offer(&input.relation, context.topic_of_letters, rejected, (cut, &ends[id]));
+                input.hold_from_here(log);
+            }
+            self.finish(cut);
+            done(rows);
+        }
+        if !self.is_begun || self.cut < to.cut {
+            self.finish(to.cut);
+        }
+        self.cut = to.cut;
+        Ok(())
+    }
+
+    /// The view was dropped.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        is_cancelled(&self.context.progress)
+    }
+
+    /// What changed in tables and views below since the last round.
+    fn take_below(&mut self, to: &Frontier) {
+        let slice_rows = self.context.config.slice_rows;
+        for id in self.view.reads.iter().copied().collect::<Vec<_>>() {
+            let Some(now) = to.below.get(&id) else { continue };
+            let is_first = !self.below.contains_key(&id);
+            let deltas = match self.below.get(&id) {
+                None => now.version.deltas(slice_rows),
+                Some(before) => now.version.since(&before.version, slice_rows),
+            };
+            for delta in deltas {
+                self.view.push(id, &delta);
+                if is_first {
+                    let rows: i64 = delta.weights.iter().sum();
+                    self.context.progress.rows_done.fetch_add(rows.unsigned_abs(), Ordering::Relaxed);
+                }
+            }
+            self.below.insert(id, now.clone());
+        }
+    }
+
+    fn finish(&mut self, cut: Cut) {
+        let watermark_us = lowest(self.sources.values().filter_map(Input::event_time));
+        self.view.finish(cut, watermark_us);
+        self.cut = cut;
+        self.is_begun = true;
+    }
+
+    /// Rounds until the lane is near, then the lane is told. Runs on a thread of its own.
+    pub(crate) fn run(mut self: Box<Self>, shared: &Shared) {
+        let id = self.view.relation.id;
+        let progress = self.context.progress.clone();
+        let gives_up = || shared.gives_up() || is_cancelled(&progress);
+        let again = |error: &LogError| {
+            tracing::warn!(%error, "a backfill waits for the log");
+            shared.pause();
+            !gives_up()
+        };
+        let near = self.context.config.slice_rows as u64 / 4;
+        for _ in 0..ROUNDS_MAX {
+            let result = self.advance(&Frontier::from(&*shared.published()), &again);
+            let left = result.and_then(|()| self.distance(&Frontier::from(&*shared.published())));
+            if gives_up() {
+                return;
+            }
+            match left {
+                Ok(left) if left <= near => break,
+                Ok(left) => {
+                    let done = progress.rows_done.load(Ordering::Relaxed);
+                    progress.rows_total.store(done + left, Ordering::Relaxed);
+                }
+                Err(error) => return shared.send(Command::Failed(id, error.to_string())),
+            }
+        }
+        shared.send(Command::Caught(self));
+    }
+}
+
+fn is_cancelled(progress: &Progress) -> bool {
+    progress.cancelled.load(Ordering::Acquire)
+}

@@ -1,0 +1,157 @@
+//! Plans of the oracle: windows that are closed, and ties that the whole row decides.
+
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{Column, Result, ScalarValue, internal_err, plan_err};
+use datafusion::logical_expr::{Expr, Limit, LogicalPlan, LogicalPlanBuilder, SortExpr, lit};
+use mainstem_sql::functions::{HOP_STARTS, TUMBLE_START, WINDOW_END};
+use mainstem_sql::scalar_function;
+
+/// What a column is to a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bound {
+    /// A list of starts, of windows of this length.
+    Starts(i64),
+    /// Its start, and its length.
+    Start(i64),
+    /// Its end.
+    End,
+}
+
+/// Above each aggregate by a window of its input, only the windows that end at or before the watermark.
+pub(super) fn closed_only(plan: LogicalPlan, watermark_us: Option<i64>) -> Result<LogicalPlan> {
+    let mut is_windowed = false;
+    let closed = plan.transform_up_with_subqueries(|node| {
+        let LogicalPlan::Aggregate(aggregate) = &node else { return Ok(Transformed::no(node)) };
+        let bounds = aggregate.group_expr.iter().map(|group| bound_of(group, &aggregate.input)).collect::<Vec<_>>();
+        let end = bounds.iter().position(|bound| *bound == Some(Bound::End));
+        let start = bounds.iter().position(|bound| matches!(bound, Some(Bound::Start(_))));
+        let Some(place) = end.or(start) else { return Ok(Transformed::no(node)) };
+        is_windowed = true;
+        let column = Expr::Column(Column::from(aggregate.schema.qualified_field(place)));
+        let end = match bounds[place] {
+            Some(Bound::Start(size)) => end_of(column, size)?,
+            _ => column,
+        };
+        let data_type = aggregate.schema.field(place).data_type().clone();
+        let is_closed = match watermark_us {
+            Some(watermark) => {
+                let watermark = ScalarValue::TimestampMicrosecond(Some(watermark), None).cast_to(&data_type)?;
+                end.lt_eq(lit(watermark))
+            }
+            None => lit(false),
+        };
+        Ok(Transformed::yes(LogicalPlanBuilder::from(node).filter(is_closed)?.build()?))
+    })?;
+    if !is_windowed {
+        return plan_err!("EMIT ON WINDOW CLOSE needs an aggregate by a window");
+    }
+    Ok(closed.data)
+}
+
+fn end_of(start: Expr, size: i64) -> Result<Expr> {
+    match scalar_function(WINDOW_END) {
+        Some(function) => Ok(function.call(vec![start, lit(size)])),
+        None => internal_err!("{WINDOW_END}() is missing"),
+    }
+}
+
+/// What the value of an expression over a plan is to a window.
+fn bound_of(expression: &Expr, input: &LogicalPlan) -> Option<Bound> {
+    match expression {
+        Expr::Alias(alias) => bound_of(&alias.expr, input),
+        Expr::Column(column) => bound_of_column(input, input.schema().maybe_index_of_column(column)?),
+        Expr::ScalarFunction(function) => {
+            let length = |place: usize| match function.args.get(place) {
+                Some(Expr::Literal(ScalarValue::Int64(size), _)) => *size,
+                _ => None,
+            };
+            match function.name() {
+                TUMBLE_START => length(1).map(Bound::Start),
+                HOP_STARTS => length(2).map(Bound::Starts),
+                WINDOW_END => Some(Bound::End),
+                _ => None,
+            }
+        }
+        Expr::Unnest(unnest) => item_of(bound_of(&unnest.expr, input)),
+        _ => None,
+    }
+}
+
+fn item_of(list: Option<Bound>) -> Option<Bound> {
+    match list {
+        Some(Bound::Starts(size)) => Some(Bound::Start(size)),
+        _ => None,
+    }
+}
+
+fn bound_of_column(plan: &LogicalPlan, index: usize) -> Option<Bound> {
+    match plan {
+        LogicalPlan::Projection(projection) => bound_of(&projection.expr[index], &projection.input),
+        LogicalPlan::SubqueryAlias(alias) => bound_of_column(&alias.input, index),
+        LogicalPlan::Filter(filter) => bound_of_column(&filter.input, index),
+        LogicalPlan::Sort(sort) => bound_of_column(&sort.input, index),
+        LogicalPlan::Limit(limit) => bound_of_column(&limit.input, index),
+        LogicalPlan::Unnest(unnest) => {
+            let from = *unnest.dependency_indices.get(index)?;
+            let below = bound_of_column(&unnest.input, from);
+            let is_item = unnest.list_type_columns.iter().any(|(column, _)| *column == from);
+            if is_item { item_of(below) } else { below }
+        }
+        LogicalPlan::Join(join) => {
+            let left = join.left.schema().fields().len();
+            if index < left { bound_of_column(&join.left, index) } else { bound_of_column(&join.right, index - left) }
+        }
+        LogicalPlan::TableScan(scan) => {
+            // A plain view stands for its plan.
+            let plan = scan.source.get_logical_plan()?;
+            let index = scan.projection.as_ref().map_or(Some(index), |columns| columns.get(index).copied())?;
+            bound_of_column(&plan, index)
+        }
+        _ => None,
+    }
+}
+
+/// Before each LIMIT, rows are sorted by the whole row as well, ascending and nulls first: our key order.
+pub(super) fn ties_decided(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let decided = plan.transform_up_with_subqueries(|node| match node {
+        LogicalPlan::Limit(limit) => {
+            let below = sorted_by_all(limit.input.as_ref().clone())?;
+            Ok(Transformed::yes(LogicalPlan::Limit(Limit { input: below.into(), ..limit })))
+        }
+        other => Ok(Transformed::no(other)),
+    })?;
+    Ok(decided.data)
+}
+
+/// Sorts below projections, where the query sorts; above all else.
+fn sorted_by_all(plan: LogicalPlan) -> Result<LogicalPlan> {
+    match plan {
+        LogicalPlan::Sort(mut sort) => {
+            let all = sort.input.schema().columns();
+            sort.expr.extend(all.into_iter().map(|column| SortExpr::new(Expr::Column(column), true, true)));
+            Ok(LogicalPlan::Sort(sort))
+        }
+        LogicalPlan::Projection(projection) if finds_sort(&projection.input) => {
+            let below = sorted_by_all(projection.input.as_ref().clone())?;
+            LogicalPlanBuilder::from(below).project(projection.expr)?.build()
+        }
+        LogicalPlan::SubqueryAlias(alias) if finds_sort(&alias.input) => {
+            let below = sorted_by_all(alias.input.as_ref().clone())?;
+            LogicalPlanBuilder::from(below).alias(alias.alias)?.build()
+        }
+        other => {
+            let all = other.schema().columns();
+            let keys: Vec<_> = all.into_iter().map(|column| SortExpr::new(Expr::Column(column), true, true)).collect();
+            LogicalPlanBuilder::from(other).sort(keys)?.build()
+        }
+    }
+}
+
+fn finds_sort(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Sort(_) => true,
+        LogicalPlan::Projection(projection) => finds_sort(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => finds_sort(&alias.input),
+        _ => false,
+    }
+}

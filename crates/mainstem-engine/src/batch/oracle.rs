@@ -1,0 +1,216 @@
+//! The oracle: what a view must hold as of a cut, from the log alone.
+//!
+//! The view's query is planned by DataFusion with every view below it replaced by its own query, down to sources and tables.
+//! A source is its records; a table is the last value per key of its topic. Nothing is read from collections.
+//!
+//! A view with EMIT ON WINDOW CLOSE reads its sources without late rows, and holds the windows that end at or before the
+//! watermark of the cut.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::MemTable;
+use datafusion::prelude::SessionContext;
+use futures::TryStreamExt;
+use futures::future::BoxFuture;
+use mainstem_catalog::{Catalog, Dependency, Relation, RelationId, RelationKind, ViewDefinition};
+use mainstem_formats::JsonDecoder;
+use mainstem_sql::{SqlError, arrow_schema};
+
+use super::closed::{closed_only, ties_decided};
+use super::context::{ContextOptions, as_declared, empty_context, plan_text, register, view_over, visible_columns};
+use super::errors::{engine_error, log_error, query_error};
+use super::source::{Positions, SourceTable, watermark_at};
+use crate::delta::canonical_floats;
+use crate::engine::Engine;
+use crate::input_log::{Cut, InputLog};
+
+/// Bytes of records that are read at once.
+const SLICE_BYTES: usize = 4 << 20;
+/// A comparison is worth more memory than a query.
+const MEMORY_BYTES: usize = 4 << 30;
+
+/// The rows that the view holds as of the cut, in no order. The cut must not be newer than the log's newest.
+pub async fn recompute(
+    engine: &Engine,
+    catalog: &Arc<Catalog>,
+    relation: RelationId,
+    at: Cut,
+) -> Result<Vec<RecordBatch>, SqlError> {
+    recompute_from(engine.input(), catalog, relation, at).await
+}
+
+/// [`recompute`] for those who have the log alone.
+pub(super) async fn recompute_from(
+    input: &Arc<dyn InputLog>,
+    catalog: &Arc<Catalog>,
+    relation: RelationId,
+    at: Cut,
+) -> Result<Vec<RecordBatch>, SqlError> {
+    let unknown = || engine_error(&crate::EngineError::UnknownRelation(relation.0));
+    let relation = catalog.relation(relation).ok_or_else(unknown)?;
+    let options = ContextOptions { runtime: super::memory_limited(MEMORY_BYTES), ..ContextOptions::default() };
+    let oracle = Oracle { input: input.clone(), catalog: catalog.clone(), at, options };
+    let provider = oracle.definition_of(relation.clone(), DropLate::No).await?;
+    let context = oracle.context_of(&[(relation.clone(), provider)]);
+    let text = format!("SELECT * FROM {}", quoted(&relation.schema, &relation.name));
+    let plan = plan_text(&context, &text).await?;
+    let stream = super::run(&context, plan, None).await?;
+    stream.try_collect().await.map_err(query_error)
+}
+
+pub(crate) fn quoted(schema: &str, name: &str) -> String {
+    format!("\"{}\".\"{}\"", schema.replace('"', "\"\""), name.replace('"', "\"\""))
+}
+
+/// Whether sources are read without late rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DropLate {
+    Yes,
+    No,
+}
+
+struct Oracle {
+    input: Arc<dyn InputLog>,
+    catalog: Arc<Catalog>,
+    at: Cut,
+    options: ContextOptions,
+}
+
+impl Oracle {
+    fn context_of(&self, relations: &[(Arc<Relation>, Arc<dyn TableProvider>)]) -> SessionContext {
+        let context = empty_context(&self.options);
+        for (relation, provider) in relations {
+            register(&context, &relation.schema, &relation.name, provider.clone());
+        }
+        context
+    }
+
+    fn definition_of(
+        &self,
+        relation: Arc<Relation>,
+        late: DropLate,
+    ) -> BoxFuture<'_, Result<Arc<dyn TableProvider>, SqlError>> {
+        Box::pin(async move {
+            match &relation.kind {
+                RelationKind::Source(source) => {
+                    let watermark = source.watermark.clone().filter(|_| late == DropLate::Yes);
+                    let positions = self.positions(&relation)?;
+                    let table = SourceTable::new(relation.clone(), self.input.clone(), positions);
+                    Ok(Arc::new(table.without_late_rows(watermark)) as Arc<dyn TableProvider>)
+                }
+                RelationKind::Table(_) => self.table_of(&relation),
+                RelationKind::View(view) => {
+                    let context = self.context_of(&self.below(&relation, late).await?);
+                    view_over(&context, &relation, &view.query).await
+                }
+                RelationKind::MaterializedView(view) => self.view_of(&relation, view).await,
+            }
+        })
+    }
+
+    async fn below(
+        &self,
+        relation: &Relation,
+        late: DropLate,
+    ) -> Result<Vec<(Arc<Relation>, Arc<dyn TableProvider>)>, SqlError> {
+        let mut below = Vec::new();
+        for dependency in &relation.depends_on {
+            if let Dependency::Relation(id) = dependency
+                && let Some(read) = self.catalog.relation(*id)
+            {
+                below.push((read.clone(), self.definition_of(read.clone(), late).await?));
+            }
+        }
+        Ok(below)
+    }
+
+    async fn view_of(&self, relation: &Relation, view: &ViewDefinition) -> Result<Arc<dyn TableProvider>, SqlError> {
+        let late = if view.emit_on_window_close { DropLate::Yes } else { DropLate::No };
+        let context = self.context_of(&self.below(relation, late).await?);
+        let mut plan = plan_text(&context, &view.query).await?;
+        if view.emit_on_window_close {
+            plan = closed_only(plan, self.watermark_of(relation)?).map_err(query_error)?;
+        }
+        let plan = ties_decided(plan).and_then(|plan| as_declared(plan, relation)).map_err(query_error)?;
+        Ok(Arc::new(datafusion::datasource::ViewTable::new(plan, Some(view.query.clone()))))
+    }
+
+    fn positions(&self, relation: &Relation) -> Result<Positions, SqlError> {
+        let topic = relation.topic().expect("a source or table has a topic");
+        let one = |partition: i32| {
+            let end = self.input.position(topic, partition, self.at).map_err(|error| log_error(&error))?;
+            Ok((partition, self.input.start(topic, partition).min(end), end))
+        };
+        self.input.partitions(topic).into_iter().map(one).collect()
+    }
+
+    /// The smallest watermark of the sources with event time that the view reads itself or through plain views.
+    fn watermark_of(&self, relation: &Relation) -> Result<Option<i64>, SqlError> {
+        let mut lowest: Option<i64> = None;
+        for dependency in &relation.depends_on {
+            let Dependency::Relation(id) = dependency else { continue };
+            let Some(read) = self.catalog.relation(*id) else { continue };
+            let found = match &read.kind {
+                RelationKind::Source(source) => {
+                    let Some(watermark) = source.watermark.clone() else { continue };
+                    let positions = self.positions(read)?;
+                    watermark_at(read, watermark, &self.input, &positions).map_err(|error| engine_error(&error))?
+                }
+                RelationKind::View(_) if self.reads_event_time(read) => self.watermark_of(read)?,
+                _ => continue,
+            };
+            // A source without any event time yet holds every window open.
+            let Some(found) = found else { return Ok(None) };
+            lowest = Some(lowest.map_or(found, |lowest| lowest.min(found)));
+        }
+        Ok(lowest)
+    }
+
+    fn reads_event_time(&self, relation: &Relation) -> bool {
+        match &relation.kind {
+            RelationKind::Source(source) => source.watermark.is_some(),
+            RelationKind::View(_) => relation.depends_on.iter().any(|dependency| match dependency {
+                Dependency::Relation(id) => {
+                    self.catalog.relation(*id).is_some_and(|below| self.reads_event_time(below))
+                }
+                Dependency::Topic(_) => false,
+            }),
+            _ => false,
+        }
+    }
+
+    /// The last value per key of the table's topic. The key is taken as the bytes it is.
+    fn table_of(&self, relation: &Relation) -> Result<Arc<dyn TableProvider>, SqlError> {
+        let topic = relation.topic().expect("a table has a topic");
+        let mut last: HashMap<Bytes, (i64, Bytes)> = HashMap::new();
+        for (partition, start, until) in self.positions(relation)? {
+            let mut from = start;
+            while from < until {
+                let read =
+                    self.input.read(topic, partition, from, until, SLICE_BYTES).map_err(|error| log_error(&error))?;
+                from = read.next_offset;
+                for record in read.records {
+                    let Some(key) = record.key else { continue };
+                    match record.value {
+                        Some(value) => drop(last.insert(key, (record.offset, value))),
+                        None => drop(last.remove(&key)),
+                    }
+                }
+            }
+        }
+        let in_order: BTreeMap<i64, Bytes> = last.into_values().collect();
+        let schema = arrow_schema(&relation.columns);
+        let mut decoder = JsonDecoder::new(schema).map_err(|error| SqlError::not_supported(error.to_string()))?;
+        let decoded = decoder.decode(in_order.values().map(|value| Some(value.as_ref())));
+        let rows = canonical_floats(&decoded.batch).project(&visible_columns(relation));
+        let rows = rows.map_err(|error| query_error(error.into()))?;
+        let parts = (0..rows.num_rows()).step_by(8192).map(|from| rows.slice(from, 8192.min(rows.num_rows() - from)));
+        let parts: Vec<RecordBatch> = parts.collect();
+        let table = MemTable::try_new(rows.schema(), vec![parts]).map_err(query_error)?;
+        Ok(Arc::new(table))
+    }
+}

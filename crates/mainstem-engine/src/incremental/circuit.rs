@@ -1,0 +1,424 @@
+//! One view's operators, wired.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, BooleanArray};
+use arrow::compute::SortOptions;
+use arrow::datatypes::{Schema, SchemaRef};
+use mainstem_catalog::RelationId;
+use mainstem_sql::graph::parse_type;
+use mainstem_sql::{Graph, Node, Operator, OperatorId, Scalar, SqlError};
+
+use super::aggregate::{Aggregate, AggregateParts};
+use super::distinct::Distinct;
+use super::emit_on_close::EmitOnClose;
+use super::join::{Join, JoinParts};
+use super::stateless::{Constant, DropLate, Filter, Project, Union, Unnest};
+use super::top_n::TopN;
+use super::{Context, Operate};
+use crate::delta::Delta;
+use crate::error::EngineError;
+use crate::scalar::{Compiler, RowErrors};
+
+/// The trailing boolean column of inputs with a watermark: whether the row is late in its own partition.
+pub const LATE_COLUMN: &str = "__late";
+
+/// Outputs collected within a version are merged when this many rows, and twice as many as after the last merge, wait.
+const MERGE_ROWS: usize = 256 * 1024;
+
+/// The operators of one view with their state.
+#[derive(Debug)]
+pub struct Circuit {
+    nodes: Vec<Wired>,
+    /// Of the output, as the graph has it.
+    schema: SchemaRef,
+    output: usize,
+    /// What the output node gave in this version so far.
+    given: Vec<Delta>,
+    given_rows: usize,
+    merged_rows: usize,
+    errors: RowErrors,
+    late: u64,
+}
+
+/// A node in its place.
+#[derive(Debug)]
+struct Wired {
+    id: OperatorId,
+    schema: SchemaRef,
+    source: Option<Source>,
+    operator: Option<Box<dyn Operate>>,
+    /// Nodes that read this one, and on which of their inputs.
+    users: Vec<(usize, usize)>,
+    pending: Vec<(usize, Delta)>,
+    touched: u64,
+    /// For tests of tests: what it gives lacks the retractions.
+    drops_retractions: bool,
+}
+
+#[derive(Debug)]
+struct Source {
+    relation: RelationId,
+    columns: Vec<usize>,
+    /// Whether the mark of late rows goes along.
+    keeps_late: bool,
+}
+
+/// What a version changed.
+#[derive(Clone, Debug)]
+pub struct VersionOutput {
+    /// Changes of the view's rows, consolidated.
+    pub output: Delta,
+    /// Changes of the view's errors, by message, with weights.
+    pub errors: Vec<(String, i64)>,
+    /// Rows left out because they were late.
+    pub late: u64,
+}
+
+/// What an operator has done and holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperatorStats {
+    /// Which.
+    pub id: OperatorId,
+    /// Rows processed, and rows read from or written to state, since the circuit was made.
+    pub rows_touched: u64,
+    /// Rows held.
+    pub state_rows: u64,
+    /// About how many bytes they take.
+    pub state_bytes: u64,
+}
+
+impl Circuit {
+    /// The operators of a graph, without state: nothing has come in yet, no version has been finished.
+    pub fn new(graph: &Graph) -> Result<Circuit, EngineError> {
+        graph.check().map_err(EngineError::Graph)?;
+        let compiler = Compiler::new(&graph.settings)?;
+        let schemas: Vec<SchemaRef> = graph
+            .nodes
+            .iter()
+            .map(|node| node.arrow_schema().map(|schema| nullable(&schema)).map_err(sql_error))
+            .collect::<Result<_, _>>()?;
+        let mut nodes: Vec<Wired> = Vec::new();
+        for (place, node) in graph.nodes.iter().enumerate() {
+            let builder = Builder { graph, compiler: &compiler, schemas: &schemas };
+            let source = match &node.operator {
+                Operator::Input { relation, columns } => {
+                    let keeps_late = builder.feeds_drop_late(node.id)?;
+                    Some(Source { relation: *relation, columns: columns.clone(), keeps_late })
+                }
+                _ => None,
+            };
+            nodes.push(Wired {
+                id: node.id,
+                schema: schemas[place].clone(),
+                operator: if source.is_some() { None } else { Some(builder.build(node)?) },
+                source,
+                users: Vec::new(),
+                pending: Vec::new(),
+                touched: 0,
+                drops_retractions: false,
+            });
+            for (port, input) in node.inputs.iter().enumerate() {
+                nodes[input.0 as usize].users.push((place, port));
+            }
+        }
+        Ok(Circuit {
+            nodes,
+            schema: graph.output_schema().map_err(sql_error)?,
+            output: graph.output.0 as usize,
+            given: Vec::new(),
+            given_rows: 0,
+            merged_rows: 0,
+            errors: RowErrors::default(),
+            late: 0,
+        })
+    }
+
+    /// The schema of the output.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// One slice of a relation's changes: all its columns in catalog order, perhaps followed by [`LATE_COLUMN`]. Goes to
+    /// every input of the graph on that relation.
+    pub fn push(&mut self, input: RelationId, delta: &Delta) {
+        let delta = delta.canonical();
+        for place in 0..self.nodes.len() {
+            let node = &self.nodes[place];
+            let Some(source) = node.source.as_ref().filter(|source| source.relation == input) else { continue };
+            let mut columns = source.columns.clone();
+            let last = delta.rows.num_columns().saturating_sub(1);
+            let is_marked = delta.schema().fields().get(last).is_some_and(|field| field.name() == LATE_COLUMN);
+            let projected = if source.keeps_late && is_marked {
+                columns.push(last);
+                delta.project(&columns)
+            } else {
+                delta.project(&columns).with_schema(&node.schema)
+            };
+            self.route(place, projected);
+        }
+        self.run(None);
+    }
+
+    /// End of a version: what it changed. `watermark` is the graph's, in microseconds: the least of those of its inputs that
+    /// have one; it never goes back.
+    pub fn finish_version(&mut self, watermark: Option<i64>) -> VersionOutput {
+        self.run(Some(watermark));
+        if let Some(watermark) = watermark {
+            self.nodes.iter_mut().filter_map(|node| node.operator.as_mut()).for_each(|node| node.retire(watermark));
+        }
+        let mut output = Delta::consolidate(&self.nodes[self.output].schema, &self.given);
+        let columns = output.rows.columns().iter().zip(self.schema.fields());
+        if columns.into_iter().all(|(column, field)| field.is_nullable() || column.null_count() == 0) {
+            output = output.with_schema(&self.schema);
+        }
+        self.given.clear();
+        (self.given_rows, self.merged_rows) = (0, 0);
+        VersionOutput { output, errors: self.errors.take(), late: std::mem::take(&mut self.late) }
+    }
+
+    /// Rows processed, and rows read from or written to state, since the circuit was made.
+    pub fn rows_touched(&self) -> u64 {
+        self.nodes.iter().map(|node| node.touched).sum()
+    }
+
+    /// Rows held by all operators.
+    pub fn state_rows(&self) -> u64 {
+        self.operator_stats().iter().map(|stats| stats.state_rows).sum()
+    }
+
+    /// About how many bytes all operators hold.
+    pub fn state_bytes(&self) -> u64 {
+        self.operator_stats().iter().map(|stats| stats.state_bytes).sum()
+    }
+
+    /// The same by operator, in the graph's order.
+    pub fn operator_stats(&self) -> Vec<OperatorStats> {
+        let stats = |node: &Wired| {
+            let (state_rows, state_bytes) = node.operator.as_ref().map_or((0, 0), |operator| operator.state_size());
+            OperatorStats { id: node.id, rows_touched: node.touched, state_rows, state_bytes }
+        };
+        self.nodes.iter().map(stats).collect()
+    }
+
+    /// The state of all operators as of the last finished version, in sections of about a MiB: each belongs to an operator,
+    /// an operator may have any number of them. Must not be called between a push and the end of its version.
+    pub fn save(&self, out: &mut dyn FnMut(OperatorId, &[u8])) {
+        assert!(self.given.is_empty(), "state is saved between versions");
+        for node in &self.nodes {
+            if let Some(operator) = &node.operator {
+                operator.save(&mut |section| out(node.id, section));
+            }
+        }
+    }
+
+    /// A circuit of the same graph in the state that the sections hold: it gives the same outputs from then on.
+    pub fn restore<B: AsRef<[u8]>>(
+        graph: &Graph,
+        sections: impl IntoIterator<Item = (OperatorId, B)>,
+    ) -> Result<Circuit, EngineError> {
+        let mut circuit = Circuit::new(graph)?;
+        for (id, section) in sections {
+            let node = circuit.nodes.get_mut(id.0 as usize).and_then(|node| node.operator.as_mut());
+            let node = node.ok_or_else(|| EngineError::State(format!("there is no operator {}", id.0)))?;
+            node.restore(section.as_ref())?;
+        }
+        Ok(circuit)
+    }
+
+    /// Breaks an operator: from now on what it gives lacks the retractions. Exists so that tests can prove that they would
+    /// notice.
+    #[doc(hidden)]
+    pub fn break_operator(&mut self, id: OperatorId) {
+        self.nodes[id.0 as usize].drops_retractions = true;
+    }
+
+    /// Hands what a node gave to its users.
+    fn route(&mut self, place: usize, mut delta: Delta) {
+        if self.nodes[place].drops_retractions {
+            let kept: BooleanArray = delta.weights.iter().map(|weight| Some(*weight > 0)).collect();
+            delta = delta.filter(&kept);
+        }
+        if delta.is_empty() {
+            return;
+        }
+        if place == self.output {
+            self.given_rows += delta.len();
+            self.given.push(delta.clone());
+            if self.given_rows > MERGE_ROWS.max(2 * self.merged_rows) {
+                let merged = Delta::consolidate(&self.nodes[place].schema, &self.given);
+                (self.given_rows, self.merged_rows) = (merged.len(), merged.len());
+                self.given = vec![merged];
+            }
+        }
+        for (user, port) in self.nodes[place].users.clone() {
+            self.nodes[user].pending.push((port, delta.clone()));
+        }
+    }
+
+    /// Runs every operator on what waits for it, inputs before users; at the end of a version lets each finish as well.
+    fn run(&mut self, end: Option<Option<i64>>) {
+        for place in 0..self.nodes.len() {
+            let mut given = Vec::new();
+            let node = &mut self.nodes[place];
+            let Some(operator) = &mut node.operator else { continue };
+            let mut context = Context {
+                errors: &mut self.errors,
+                touched: &mut node.touched,
+                late: &mut self.late,
+                watermark: end.flatten(),
+            };
+            for (port, delta) in node.pending.drain(..) {
+                *context.touched += delta.len() as u64;
+                given.extend(operator.apply(port, &delta, &mut context));
+            }
+            if end.is_some() {
+                given.extend(operator.finish(&mut context));
+            }
+            for delta in given {
+                self.route(place, delta);
+            }
+        }
+    }
+}
+
+/// Makes the operators of a graph.
+struct Builder<'a> {
+    graph: &'a Graph,
+    compiler: &'a Compiler,
+    schemas: &'a [SchemaRef],
+}
+
+impl Builder<'_> {
+    /// Whether an input's users are DropLate. Mixed users would need the mark and not need it.
+    fn feeds_drop_late(&self, id: OperatorId) -> Result<bool, EngineError> {
+        let users = self.graph.nodes.iter().filter(|node| node.inputs.contains(&id));
+        let dropping: Vec<bool> = users.map(|node| matches!(node.operator, Operator::DropLate {})).collect();
+        match (dropping.contains(&true), dropping.contains(&false) || self.graph.output == id) {
+            (true, true) => Err(EngineError::Graph(format!("input {} feeds DropLate and another operator", id.0))),
+            (is_dropping, _) => Ok(is_dropping),
+        }
+    }
+
+    fn input(&self, node: &Node, port: usize) -> &SchemaRef {
+        &self.schemas[node.inputs[port].0 as usize]
+    }
+
+    fn build(&self, node: &Node) -> Result<Box<dyn Operate>, EngineError> {
+        let schema = &self.schemas[node.id.0 as usize];
+        Ok(match &node.operator {
+            Operator::Input { .. } => unreachable!("inputs are sources"),
+            Operator::Constant { rows } => Box::new(Constant::new(rows, schema)?),
+            Operator::Filter { predicate } => {
+                let predicate = self.compiler.compile(predicate, self.input(node, 0))?;
+                Box::new(Filter { predicate, schema: schema.clone() })
+            }
+            Operator::Project { expressions } => {
+                let expressions = self.compiler.compile_all(expressions, self.input(node, 0))?;
+                Box::new(Project { expressions, schema: schema.clone() })
+            }
+            Operator::Unnest { column } => Box::new(Unnest { column: *column, schema: schema.clone() }),
+            Operator::Aggregate { group, aggregates } => self.aggregate(node, group, aggregates)?,
+            Operator::Join { kind, on, null_equals_null, filter } => {
+                let (left, right) = (self.input(node, 0), self.input(node, 1));
+                let filter = filter.as_ref().map(|filter| self.compiler.compile(filter, &pairs(left, right)));
+                let parts = JoinParts {
+                    kind: *kind,
+                    null_equals_null: *null_equals_null,
+                    filter: filter.transpose()?,
+                    sides: [
+                        (left.clone(), self.compiler.compile_all(on.iter().map(|pair| &pair.0), left)?),
+                        (right.clone(), self.compiler.compile_all(on.iter().map(|pair| &pair.1), right)?),
+                    ],
+                };
+                Box::new(Join::new(schema, parts)?)
+            }
+            Operator::Union => Box::new(Union { schema: schema.clone() }),
+            Operator::Distinct => Box::new(Distinct::new(schema)?),
+            Operator::TopN { keys, limit, offset } => {
+                let input = self.input(node, 0);
+                let key = |key: &mainstem_sql::SortKey| {
+                    let options = SortOptions { descending: key.descending, nulls_first: key.nulls_first };
+                    Ok((self.compiler.compile(&key.expression, input)?, options))
+                };
+                let keys = keys.iter().map(key).collect::<Result<Vec<_>, EngineError>>()?;
+                Box::new(TopN::new(schema, keys, *limit, *offset)?)
+            }
+            Operator::DropLate {} => Box::new(DropLate { schema: schema.clone() }),
+            Operator::EmitOnClose { window_end } => Box::new(EmitOnClose::new(schema, *window_end)?),
+        })
+    }
+
+    fn aggregate(
+        &self,
+        node: &Node,
+        group: &[Scalar],
+        aggregates: &[mainstem_sql::Aggregate],
+    ) -> Result<Box<dyn Operate>, EngineError> {
+        let input = self.input(node, 0);
+        let part = |aggregate: &mainstem_sql::Aggregate| {
+            let filter = aggregate.filter.as_ref().map(|filter| self.compiler.compile(filter, input)).transpose()?;
+            Ok(AggregateParts {
+                function: aggregate.function.clone(),
+                arguments: self.compiler.compile_all(&aggregate.arguments, input)?,
+                is_distinct: aggregate.distinct,
+                filter,
+                result: parse_type(&aggregate.result).map_err(sql_error)?,
+            })
+        };
+        let parts = aggregates.iter().map(part).collect::<Result<Vec<_>, EngineError>>()?;
+        let group_columns = self.compiler.compile_all(group, input)?;
+        let is_append_only = self.graph.node(node.inputs[0]).append_only;
+        let ends = self.window_ends().get(&node.id).copied().filter(|column| *column < group.len());
+        let schema = &self.schemas[node.id.0 as usize];
+        Ok(Box::new(Aggregate::new(schema, group_columns, parts, is_append_only, ends)?))
+    }
+
+    /// Aggregates whose groups are of no more use once their window is closed, with the output column that ends the window:
+    /// those that only EmitOnClose reads, directly or through filters and projections.
+    fn window_ends(&self) -> BTreeMap<OperatorId, usize> {
+        let mut found = BTreeMap::new();
+        for node in &self.graph.nodes {
+            let Operator::EmitOnClose { window_end } = node.operator else { continue };
+            let (mut column, mut below) = (window_end, self.graph.node(node.inputs[0]));
+            loop {
+                let readers = self.graph.nodes.iter().filter(|reader| reader.inputs.contains(&below.id)).count();
+                if readers != 1 || self.graph.output == below.id {
+                    break;
+                }
+                match &below.operator {
+                    Operator::Aggregate { .. } => {
+                        found.insert(below.id, column);
+                        break;
+                    }
+                    Operator::Filter { .. } => {}
+                    Operator::Project { expressions } => match expressions[column] {
+                        Scalar::Column(of) => column = of,
+                        _ => break,
+                    },
+                    _ => break,
+                }
+                below = self.graph.node(below.inputs[0]);
+            }
+        }
+        found
+    }
+}
+
+/// The columns of both inputs of a join, for its filter.
+fn pairs(left: &SchemaRef, right: &SchemaRef) -> SchemaRef {
+    let fields = left.fields().iter().chain(right.fields()).cloned();
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// The schema with all columns nullable. Inside a circuit nothing rests on a column being declared not null: DataFusion's
+/// inference of it is a hint, and a null where none was promised must not stop the view.
+fn nullable(schema: &SchemaRef) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+fn sql_error(error: SqlError) -> EngineError {
+    EngineError::Graph(error.message)
+}

@@ -1,0 +1,343 @@
+//! Pairs of rows with equal keys: inner joins, and left joins, which keep left rows without partner.
+//!
+//! Each side holds its rows by the bytes of their key. A delta on one side meets the other side's rows as they are, then
+//! goes into its own side: first left, then right, so that every pair is met once, a join with itself included. Pairs are
+//! built and filtered in pieces of bounded size.
+//!
+//! A left join also counts, for each left row, the weight of its partners (its *degree*). A left row is given with nulls
+//! exactly as long as its degree is zero.
+//!
+//! State entry: u8 side (0 left, 1 right), key bytes, row bytes, i64 weight, i64 degree.
+
+use arrow::array::{Array, ArrayRef, new_null_array};
+use arrow::datatypes::SchemaRef;
+use hashbrown::HashTable;
+use mainstem_sql::JoinKind;
+
+use super::encoding::{StateReader, StateWriter};
+use super::stateless::of_type;
+use super::{ByteMap, Context, Operate, STATE_HASHER, byte_map};
+use crate::delta::{Delta, EncodedRows, RowKeys, batch_of, take_rows};
+use crate::error::EngineError;
+use crate::scalar::{CompiledScalar, evaluate_all, mask};
+
+const KIND: u8 = 5;
+/// Pairs built at once.
+const PAIRS_MAX: usize = 64 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Join {
+    schema: SchemaRef,
+    kind: JoinKind,
+    null_equals_null: bool,
+    filter: Option<CompiledScalar>,
+    sides: [Side; 2],
+}
+
+/// What a join is made of, see [`Join::new`].
+#[derive(Debug)]
+pub(super) struct JoinParts {
+    pub(super) kind: JoinKind,
+    pub(super) null_equals_null: bool,
+    pub(super) filter: Option<CompiledScalar>,
+    /// Input schema and key expressions of each side.
+    pub(super) sides: [(SchemaRef, Vec<CompiledScalar>); 2],
+}
+
+/// The rows of one input.
+#[derive(Debug)]
+struct Side {
+    schema: SchemaRef,
+    on: Vec<CompiledScalar>,
+    key_keys: RowKeys,
+    row_keys: RowKeys,
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+    by_row: HashTable<u32>,
+    by_key: ByteMap<Vec<u32>>,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    row: Box<[u8]>,
+    weight: i64,
+    degree: i64,
+    /// Its place among the rows of its key.
+    place: u32,
+}
+
+/// A delta's rows as bytes.
+struct Keyed {
+    delta: Delta,
+    keys: EncodedRows,
+    rows: EncodedRows,
+    /// Rows whose key can match at all.
+    can_match: Vec<bool>,
+}
+
+/// Pairs that are not built yet: rows of the delta, entries of the other side.
+#[derive(Default)]
+struct Pairs {
+    own: Vec<u32>,
+    other: Vec<u32>,
+}
+
+impl Join {
+    pub(super) fn new(schema: &SchemaRef, parts: JoinParts) -> Result<Join, EngineError> {
+        let [left, right] = parts.sides;
+        let types = |on: &[CompiledScalar]| on.iter().map(|key| key.data_type().clone()).collect::<Vec<_>>();
+        if types(&left.1) != types(&right.1) {
+            return Err(EngineError::Graph(format!("a join compares {:?} with {:?}", types(&left.1), types(&right.1))));
+        }
+        Ok(Join {
+            schema: schema.clone(),
+            kind: parts.kind,
+            null_equals_null: parts.null_equals_null,
+            filter: parts.filter,
+            sides: [Side::new(left.0, left.1)?, Side::new(right.0, right.1)?],
+        })
+    }
+
+    fn keyed(&self, port: usize, delta: &Delta, context: &mut Context<'_>) -> Keyed {
+        let side = &self.sides[port];
+        let (delta, values) = evaluate_all(&side.on, delta, context.errors);
+        let nulls: Vec<_> = values.iter().filter_map(|column| column.logical_nulls()).collect();
+        let is_null = |row: usize| nulls.iter().any(|nulls| nulls.is_null(row));
+        let can_match = (0..delta.len()).map(|row| self.null_equals_null || !is_null(row)).collect();
+        Keyed {
+            keys: side.key_keys.encode(&values, delta.len()),
+            rows: side.row_keys.encode(delta.rows.columns(), delta.len()),
+            can_match,
+            delta,
+        }
+    }
+
+    /// The columns of the output from those of the two sides.
+    fn output(&self, port: usize, own: Vec<ArrayRef>, other: Vec<ArrayRef>, weights: Vec<i64>) -> Delta {
+        let (left, right) = if port == 0 { (own, other) } else { (other, own) };
+        let columns = left.into_iter().chain(right).zip(self.schema.fields());
+        let columns = columns.map(|(column, field)| of_type(&column, field.data_type())).collect();
+        let rows = batch_of(&self.schema, columns, weights.len()).expect("columns of both inputs");
+        Delta::new(rows, weights)
+    }
+
+    /// Builds the pairs, filters them, and adds the weights of partners: `own_degrees` by row of the delta, or
+    /// `other_degrees` by entry of the other side.
+    fn build(&self, port: usize, keyed: &Keyed, pairs: &mut Pairs, met: &mut Met, context: &mut Context<'_>) {
+        if pairs.own.is_empty() {
+            return;
+        }
+        let other = &self.sides[1 - port];
+        let own_columns = take_rows(&keyed.delta.rows, &pairs.own).columns().to_vec();
+        let other_rows = pairs.other.iter().map(|entry| &*other.entries[*entry as usize].row);
+        let other_columns = other.row_keys.decode_columns(other_rows);
+        let weight =
+            |(own, entry): (&u32, &u32)| keyed.delta.weights[*own as usize] * other.entries[*entry as usize].weight;
+        let weights = pairs.own.iter().zip(&pairs.other).map(weight).collect();
+        let all = self.output(port, own_columns, other_columns, weights);
+        *context.touched += all.len() as u64;
+        let (passed, given) = match &self.filter {
+            None => (None, all),
+            Some(filter) => {
+                let mask = mask(filter, &all, context.errors);
+                let given = all.filter(&mask);
+                (Some(mask), given)
+            }
+        };
+        if self.kind == JoinKind::Left {
+            for (place, (own, entry)) in pairs.own.iter().zip(&pairs.other).enumerate() {
+                if passed.as_ref().is_some_and(|mask| !(mask.is_valid(place) && mask.value(place))) {
+                    continue;
+                }
+                if port == 0 {
+                    met.own_degrees[*own as usize] += other.entries[*entry as usize].weight;
+                } else {
+                    met.other_degrees.push((*entry, keyed.delta.weights[*own as usize]));
+                }
+            }
+        }
+        met.out.push(given);
+        pairs.own.clear();
+        pairs.other.clear();
+    }
+
+    /// Left rows with nulls for the right.
+    fn unmatched(&self, left: Vec<ArrayRef>, weights: Vec<i64>) -> Delta {
+        let right = self.sides[1].schema.fields();
+        let right = right.iter().map(|field| new_null_array(field.data_type(), weights.len())).collect();
+        self.output(0, left, right, weights)
+    }
+
+    /// Puts the delta into its own side, and gives the left rows that lost or gained all their partners by it.
+    fn store(&mut self, port: usize, keyed: &Keyed, met: &mut Met) {
+        let mut alone = Pairs::default();
+        for row in 0..keyed.delta.len() {
+            let degree = met.own_degrees[row];
+            if keyed.can_match[row] {
+                let weight = keyed.delta.weights[row];
+                self.sides[port].adjust(keyed.keys.get(row), keyed.rows.get(row), weight, degree);
+            }
+            if port == 0 && self.kind == JoinKind::Left && degree == 0 {
+                alone.own.push(row as u32);
+            }
+        }
+        if !alone.own.is_empty() {
+            let rows = keyed.delta.take(&alone.own);
+            met.out.push(self.unmatched(rows.rows.columns().to_vec(), rows.weights.to_vec()));
+        }
+        let left = &mut self.sides[0];
+        let (mut changed, mut weights) = (Vec::new(), Vec::new());
+        for (entry, change) in &met.other_degrees {
+            let entry_of = &mut left.entries[*entry as usize];
+            let was_alone = entry_of.degree == 0;
+            entry_of.degree += change;
+            let is_alone = entry_of.degree == 0;
+            if was_alone != is_alone {
+                changed.push(*entry);
+                weights.push(if is_alone { entry_of.weight } else { -entry_of.weight });
+            }
+        }
+        if !changed.is_empty() {
+            let left = &self.sides[0];
+            let rows = changed.iter().map(|entry| &*left.entries[*entry as usize].row);
+            let columns = left.row_keys.decode_columns(rows);
+            met.out.push(self.unmatched(columns, weights));
+        }
+    }
+}
+
+/// What a delta met on the other side.
+#[derive(Default)]
+struct Met {
+    out: Vec<Delta>,
+    own_degrees: Vec<i64>,
+    other_degrees: Vec<(u32, i64)>,
+}
+
+impl Operate for Join {
+    fn apply(&mut self, port: usize, delta: &Delta, context: &mut Context<'_>) -> Vec<Delta> {
+        let keyed = self.keyed(port, delta, context);
+        let mut met = Met { own_degrees: vec![0; keyed.delta.len()], ..Met::default() };
+        let mut pairs = Pairs::default();
+        for row in (0..keyed.delta.len()).filter(|row| keyed.can_match[*row]) {
+            let Some(partners) = self.sides[1 - port].by_key.get(keyed.keys.get(row)) else { continue };
+            for piece in partners.chunks(PAIRS_MAX) {
+                pairs.own.extend(piece.iter().map(|_| row as u32));
+                pairs.other.extend_from_slice(piece);
+                if pairs.own.len() >= PAIRS_MAX {
+                    self.build(port, &keyed, &mut pairs, &mut met, context);
+                }
+            }
+        }
+        self.build(port, &keyed, &mut pairs, &mut met, context);
+        self.store(port, &keyed, &mut met);
+        *context.touched += keyed.delta.len() as u64;
+        met.out
+    }
+
+    fn state_size(&self) -> (u64, u64) {
+        let rows: u64 = self.sides.iter().map(|side| (side.entries.len() - side.free.len()) as u64).sum();
+        let bytes: u64 = self.sides.iter().map(|side| side.bytes).sum();
+        (rows, bytes + rows * 48)
+    }
+
+    fn save(&self, out: &mut dyn FnMut(&[u8])) {
+        let mut writer = StateWriter::new(KIND, out);
+        for (place, side) in self.sides.iter().enumerate() {
+            for (key, entries) in &side.by_key {
+                for entry in entries.iter().map(|entry| &side.entries[*entry as usize]) {
+                    writer.u8(place as u8);
+                    writer.bytes(key);
+                    writer.bytes(&entry.row);
+                    writer.i64(entry.weight);
+                    writer.i64(entry.degree);
+                    writer.end_entry();
+                }
+            }
+        }
+        writer.finish();
+    }
+
+    fn restore(&mut self, section: &[u8]) -> Result<(), EngineError> {
+        let mut reader = StateReader::new(KIND, section)?;
+        while !reader.is_done() {
+            let place = reader.u8()? as usize;
+            let (key, row) = (reader.bytes()?, reader.bytes()?);
+            let (weight, degree) = (reader.i64()?, reader.i64()?);
+            let side = self.sides.get_mut(place);
+            let side = side.ok_or_else(|| EngineError::State(format!("a join has no side {place}")))?;
+            side.adjust(key, row, weight, degree);
+        }
+        Ok(())
+    }
+}
+
+impl Side {
+    fn new(schema: SchemaRef, on: Vec<CompiledScalar>) -> Result<Side, EngineError> {
+        let failed = |error: arrow::error::ArrowError| EngineError::Graph(error.to_string());
+        let types: Vec<_> = on.iter().map(|key| key.data_type().clone()).collect();
+        Ok(Side {
+            key_keys: RowKeys::of_types(&types).map_err(failed)?,
+            row_keys: RowKeys::new(&schema).map_err(failed)?,
+            schema,
+            on,
+            entries: Vec::new(),
+            free: Vec::new(),
+            by_row: HashTable::new(),
+            by_key: byte_map(),
+            bytes: 0,
+        })
+    }
+
+    /// Adds to the weight of a row; a row that is new has this degree, one whose weight gets zero is forgotten.
+    fn adjust(&mut self, key: &[u8], row: &[u8], weight: i64, degree: i64) {
+        let hash = STATE_HASHER.hash_one(row);
+        let found = self.by_row.find_entry(hash, |entry| &*self.entries[*entry as usize].row == row);
+        if let Ok(found) = found {
+            let at = *found.get();
+            let entry = &mut self.entries[at as usize];
+            entry.weight += weight;
+            if entry.weight == 0 {
+                found.remove();
+                self.forget(key, at);
+            }
+            return;
+        }
+        let bucket = self.by_key.entry_ref(key).or_insert_with(Vec::new);
+        if bucket.is_empty() {
+            self.bytes += key.len() as u64 + 32;
+        }
+        let place = bucket.len() as u32;
+        let entry = Entry { row: row.into(), weight, degree, place };
+        self.bytes += row.len() as u64;
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.entries[at as usize] = entry;
+                at
+            }
+            None => {
+                self.entries.push(entry);
+                (self.entries.len() - 1) as u32
+            }
+        };
+        bucket.push(at);
+        let entries = &self.entries;
+        self.by_row.insert_unique(hash, at, |other| STATE_HASHER.hash_one(&*entries[*other as usize].row));
+    }
+
+    fn forget(&mut self, key: &[u8], at: u32) {
+        let row = std::mem::take(&mut self.entries[at as usize].row);
+        self.bytes -= row.len() as u64;
+        let place = self.entries[at as usize].place as usize;
+        let bucket = self.by_key.get_mut(key).expect("a row stands under its key");
+        bucket.swap_remove(place);
+        if let Some(moved) = bucket.get(place) {
+            self.entries[*moved as usize].place = place as u32;
+        } else if bucket.is_empty() {
+            self.by_key.remove(key);
+            self.bytes -= key.len() as u64 + 32;
+        }
+        self.free.push(at);
+    }
+}

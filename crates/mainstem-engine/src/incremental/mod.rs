@@ -1,0 +1,100 @@
+//! Incremental execution of a view's operator graph.
+//!
+//! Words: a [`Circuit`] is the operators of one view with their state; deltas are *pushed* in slices and flow as far as
+//! they can at once; a version is *finished* when its slices are all in, and then the operators that give net changes
+//! (aggregates, top-n, distinct) give theirs.
+//!
+//! Always true here: the sum of all outputs equals the view's query over the sum of all inputs, at every finished version;
+//! every operator takes retractions; no operator recomputes its whole input; an output depends on the sum of a version's
+//! deltas, not on how they were sliced; floats in deltas are canonical.
+
+mod aggregate;
+mod circuit;
+mod distinct;
+mod emit_on_close;
+mod encoding;
+mod join;
+mod multiset;
+mod stateless;
+mod top_n;
+
+use std::fmt::Debug;
+
+use crate::delta::Delta;
+use crate::error::EngineError;
+use crate::scalar::RowErrors;
+
+pub use circuit::{Circuit, LATE_COLUMN, OperatorStats, VersionOutput};
+
+/// Fixed, so that the same state is laid out the same way in each run.
+const STATE_HASHER: ahash::RandomState = ahash::RandomState::with_seeds(
+    0x6d61_696e_7374_656d,
+    0x9e37_79b9_7f4a_7c15,
+    0x2545_f491_4f6c_dd1d,
+    0x1405_7b7e_f767_814f,
+);
+
+/// A map by row or key bytes.
+type ByteMap<V> = hashbrown::HashMap<Box<[u8]>, V, ahash::RandomState>;
+
+fn byte_map<V>() -> ByteMap<V> {
+    hashbrown::HashMap::with_hasher(STATE_HASHER)
+}
+
+/// Adds to the weight of a key; a weight of zero is no entry. Gives the weight before.
+fn adjust(map: &mut ByteMap<i64>, key: &[u8], weight: i64) -> i64 {
+    match map.get_mut(key) {
+        Some(sum) => {
+            let before = *sum;
+            *sum += weight;
+            if *sum == 0 {
+                map.remove(key);
+            }
+            before
+        }
+        None => {
+            if weight != 0 {
+                map.insert(key.into(), weight);
+            }
+            0
+        }
+    }
+}
+
+/// What the circuit gives an operator to work with.
+struct Context<'a> {
+    errors: &'a mut RowErrors,
+    /// Rows processed, and rows read from or written to state.
+    touched: &'a mut u64,
+    /// Late rows taken out, by weight.
+    late: &'a mut u64,
+    /// The graph's watermark as of the version; only while it is being finished.
+    watermark: Option<i64>,
+}
+
+/// An operator with its state.
+trait Operate: Debug + Send {
+    /// Takes a delta on one of its inputs and gives what follows from it at once.
+    fn apply(&mut self, port: usize, delta: &Delta, context: &mut Context<'_>) -> Vec<Delta>;
+
+    /// The version's input is complete: gives what is given once per version.
+    fn finish(&mut self, _context: &mut Context<'_>) -> Vec<Delta> {
+        Vec::new()
+    }
+
+    /// Forgets, without output, what belongs to windows that have ended at or before the watermark.
+    fn retire(&mut self, _watermark: i64) {}
+
+    /// Rows held, and about how many bytes.
+    fn state_size(&self) -> (u64, u64) {
+        (0, 0)
+    }
+
+    /// Writes its state, as of the last finished version.
+    fn save(&self, _out: &mut dyn FnMut(&[u8])) {}
+
+    /// Adds a section that [`Operate::save`] wrote.
+    fn restore(&mut self, _section: &[u8]) -> Result<(), EngineError> {
+        Err(EngineError::State("a section for an operator that has no state".to_owned()))
+    }
+}

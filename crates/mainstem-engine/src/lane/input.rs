@@ -1,0 +1,394 @@
+//! Reading one source or table from where it stands up to a cut: records to rows, late marks, rejected records.
+//!
+//! Words: the *ends* of a step are the positions that it reads up to; *late marking* adds the column
+//! [`LATE_COLUMN`](crate::watermark::LATE_COLUMN) to the rows of a source with watermark.
+//!
+//! Always true here: an input gives every record from its origin on once, in offset order within a partition, whatever the
+//! steps. The lane and the backfills read with the same code.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use bytes::Bytes;
+use mainstem_catalog::{Relation, RelationKind};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::collection::Version;
+use crate::delta::{Delta, batch_of, take_rows};
+use crate::error::EngineError;
+use crate::input_log::{Batches, Cut, Hold, InputLog, LogError, LogRecord, UnreadableBatch};
+use crate::source_reader::{SourceReader, TableCodec};
+use crate::watermark::{LATE_COLUMN, WatermarkTracker};
+
+/// What reading needs besides the input itself.
+pub(crate) struct Reading<'a> {
+    pub(crate) log: &'a dyn InputLog,
+    pub(crate) slice_rows: usize,
+    pub(crate) read_bytes_max: usize,
+    /// Called when the log fails to read: waits a moment, answers whether to try again.
+    pub(crate) again: &'a dyn Fn(&LogError) -> bool,
+}
+
+/// A record that did not decode.
+#[derive(Clone, Debug)]
+pub(crate) struct RejectedRecord {
+    pub(crate) partition: i32,
+    pub(crate) record: LogRecord,
+    pub(crate) reason: String,
+}
+
+/// What a checkpoint keeps of an input.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InputState {
+    pub(crate) partitions: BTreeMap<i32, PartitionState>,
+    pub(crate) tracker: Option<WatermarkTracker>,
+    pub(crate) records: u64,
+    pub(crate) late: u64,
+    pub(crate) rejected: u64,
+    pub(crate) newest_timestamp_ms: i64,
+    pub(crate) errors: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PartitionState {
+    /// The next offset to read.
+    pub(crate) next: i64,
+    /// Damage ahead: nothing more is read.
+    pub(crate) is_stopped: bool,
+}
+
+#[derive(Debug)]
+enum Codec {
+    Source(Box<SourceReader>),
+    Table(Box<TableCodec>),
+}
+
+/// One source or table being read.
+#[derive(Debug)]
+pub(crate) struct Input {
+    pub(crate) relation: Arc<Relation>,
+    pub(crate) topic: Uuid,
+    pub(crate) state: InputState,
+    codec: Codec,
+    /// Of the rows that go to the operators.
+    schema: SchemaRef,
+    /// Index of the event time.
+    event_time: Option<usize>,
+    holds: BTreeMap<i32, Box<dyn Hold>>,
+    bytes_read: u64,
+}
+
+/// Positions to read up to, by partition.
+pub(crate) type Ends = BTreeMap<i32, i64>;
+
+impl Input {
+    /// Stands at the origin: the first offsets that exist.
+    pub(crate) fn new(relation: &Arc<Relation>) -> Result<Input, EngineError> {
+        Input::with_state(relation, None)
+    }
+
+    /// Stands where the state says.
+    pub(crate) fn with_state(relation: &Arc<Relation>, state: Option<InputState>) -> Result<Input, EngineError> {
+        let (codec, schema, watermark) = match &relation.kind {
+            RelationKind::Source(source) => {
+                let reader = SourceReader::new(relation)?;
+                let schema = with_late_column(reader.schema(), source.watermark.is_some());
+                (Codec::Source(Box::new(reader)), schema, source.watermark.as_ref())
+            }
+            RelationKind::Table(table) => {
+                let codec = TableCodec::new(relation)?;
+                let schema = codec.schema().clone();
+                (Codec::Table(Box::new(codec)), schema, table.watermark.as_ref())
+            }
+            _ => return Err(EngineError::Graph(format!("\"{}\" has no topic", relation.name))),
+        };
+        let topic = relation.topic().expect("sources and tables have a topic");
+        let fresh = || InputState { tracker: watermark.map(WatermarkTracker::new), ..InputState::default() };
+        let state = state.unwrap_or_else(fresh);
+        let event_time = watermark.map(|watermark| watermark.column);
+        Ok(Input {
+            relation: relation.clone(),
+            topic,
+            state,
+            codec,
+            schema,
+            event_time,
+            holds: BTreeMap::new(),
+            bytes_read: 0,
+        })
+    }
+
+    pub(crate) fn is_table(&self) -> bool {
+        matches!(self.codec, Codec::Table(_))
+    }
+
+    pub(crate) fn table_codec(&self) -> Option<&TableCodec> {
+        match &self.codec {
+            Codec::Table(codec) => Some(codec),
+            Codec::Source(_) => None,
+        }
+    }
+
+    /// Whether it is a source with event time, and the watermark that it has reached.
+    pub(crate) fn event_time(&self) -> Option<Option<i64>> {
+        match self.codec {
+            Codec::Source(_) => self.state.tracker.as_ref().map(WatermarkTracker::watermark_us),
+            Codec::Table(_) => None,
+        }
+    }
+
+    pub(crate) fn watermark_us(&self) -> Option<i64> {
+        self.state.tracker.as_ref().and_then(WatermarkTracker::watermark_us)
+    }
+
+    /// Bytes of records read since the last call.
+    pub(crate) fn take_bytes_read(&mut self) -> u64 {
+        std::mem::take(&mut self.bytes_read)
+    }
+
+    /// The positions of a cut, for the partitions that exist now. A new partition begins at its first offset.
+    pub(crate) fn ends(&mut self, log: &dyn InputLog, at: Cut) -> Result<Ends, LogError> {
+        let partitions = log.partitions(self.topic);
+        let of: Vec<_> = partitions.iter().map(|partition| (self.topic, *partition)).collect();
+        let ends: Ends = partitions.into_iter().zip(log.positions(&of, at)?).collect();
+        for partition in ends.keys() {
+            if self.state.partitions.contains_key(partition) {
+                continue;
+            }
+            // Held before its start is read, so that retention cannot come between.
+            let hold = log.hold(self.topic, *partition, 0);
+            let next = log.start(self.topic, *partition);
+            hold.advance(next);
+            self.holds.insert(*partition, hold);
+            self.state.partitions.insert(*partition, PartitionState { next, is_stopped: false });
+        }
+        Ok(ends)
+    }
+
+    /// Records (offsets) between here and there.
+    pub(crate) fn distance(&self, ends: &Ends) -> u64 {
+        let one = |(partition, end): (&i32, &i64)| match self.state.partitions.get(partition) {
+            Some(state) if !state.is_stopped => u64::try_from(end - state.next).unwrap_or(0),
+            _ => 0,
+        };
+        ends.iter().map(one).sum()
+    }
+
+    /// Keeps retention away from everything from here on. What was held before is let go.
+    pub(crate) fn hold_from_here(&mut self, log: &dyn InputLog) {
+        for (partition, state) in &self.state.partitions {
+            match self.holds.get(partition) {
+                Some(hold) => hold.advance(state.next),
+                None => {
+                    self.holds.insert(*partition, log.hold(self.topic, *partition, state.next));
+                }
+            }
+        }
+    }
+
+    /// Lets go of what is before these positions.
+    pub(crate) fn release_before(&self, positions: &BTreeMap<i32, PartitionState>) {
+        for (partition, state) in positions {
+            if let Some(hold) = self.holds.get(partition) {
+                hold.advance(state.next);
+            }
+        }
+    }
+
+    /// Reads a source up to the ends. `rows` gets the slices, late rows marked.
+    pub(crate) fn read_source(
+        &mut self,
+        reading: &Reading<'_>,
+        ends: &Ends,
+        rows: &mut dyn FnMut(&Delta),
+    ) -> Result<Vec<RejectedRecord>, EngineError> {
+        let mut rejected = Vec::new();
+        let unreadable = self.read_records(reading, ends, &mut |input, partition, records| {
+            let Codec::Source(reader) = &mut input.codec else { unreachable!("a source") };
+            let decoded = reader.decode(partition, records);
+            input.reject(partition, records, decoded.rejected, &mut rejected);
+            let batch = input.mark_late(partition, decoded.rows);
+            if batch.num_rows() > 0 {
+                rows(&Delta::from_inserts(batch));
+            }
+        })?;
+        rejected.extend(unreadable);
+        Ok(rejected)
+    }
+
+    /// Reads a table up to the ends. Answers what changes its content, which is `current`, and what was rejected.
+    pub(crate) fn read_table(
+        &mut self,
+        reading: &Reading<'_>,
+        ends: &Ends,
+        current: &Version,
+    ) -> Result<(Delta, Vec<RejectedRecord>), EngineError> {
+        let (mut rejected, mut last) = (Vec::new(), LastValues::default());
+        let unreadable = self.read_records(reading, ends, &mut |input, partition, records| {
+            let Codec::Table(codec) = &mut input.codec else { unreachable!("a table") };
+            let decoded = codec.decode(current.layout(), records);
+            input.reject(partition, records, decoded.rejected, &mut rejected);
+            if let (Some(column), Some(tracker)) = (input.event_time, &mut input.state.tracker) {
+                tracker.observe(partition, decoded.rows.column(column));
+            }
+            last.add(decoded.rows, decoded.changes);
+        })?;
+        rejected.extend(unreadable);
+        Ok((last.against(&self.schema, current), rejected))
+    }
+
+    fn reject(
+        &mut self,
+        partition: i32,
+        records: &[LogRecord],
+        reasons: Vec<(u32, String)>,
+        rejected: &mut Vec<RejectedRecord>,
+    ) {
+        self.state.rejected += reasons.len() as u64;
+        rejected.extend(reasons.into_iter().map(|(index, reason)| {
+            let record = records[index as usize].clone();
+            RejectedRecord { partition, record, reason }
+        }));
+    }
+
+    fn mark_late(&mut self, partition: i32, rows: RecordBatch) -> RecordBatch {
+        let (Some(column), Some(tracker)) = (self.event_time, &mut self.state.tracker) else { return rows };
+        let late = tracker.observe(partition, rows.column(column));
+        self.state.late += late.true_count() as u64;
+        let mut columns = rows.columns().to_vec();
+        columns.push(Arc::new(late));
+        batch_of(&self.schema, columns, rows.num_rows()).expect("the schema with the late column")
+    }
+
+    fn read_records(
+        &mut self,
+        reading: &Reading<'_>,
+        ends: &Ends,
+        take: &mut dyn FnMut(&mut Input, i32, &[LogRecord]),
+    ) -> Result<Vec<RejectedRecord>, EngineError> {
+        let mut unreadable = Vec::new();
+        for (partition, end) in ends {
+            while let Some(batches) = self.read_some(reading, *partition, *end)? {
+                for records in batches.records.chunks(reading.slice_rows) {
+                    self.state.records += records.len() as u64;
+                    let newest = records.iter().map(|record| record.timestamp_ms).max();
+                    self.state.newest_timestamp_ms = self.state.newest_timestamp_ms.max(newest.unwrap_or(0));
+                    self.bytes_read += records.iter().map(bytes_of).sum::<u64>();
+                    take(self, *partition, records);
+                }
+                self.state.rejected += batches.unreadable.len() as u64;
+                unreadable.extend(batches.unreadable.into_iter().map(|batch| rejected_batch(*partition, batch)));
+                let state = self.state.partitions.entry(*partition).or_default();
+                state.next = batches.next_offset.max(state.next + 1);
+            }
+        }
+        Ok(unreadable)
+    }
+
+    /// The next records of a partition, none at the end. Damage ends the partition, a gap is skipped; both are told.
+    fn read_some(&mut self, reading: &Reading<'_>, partition: i32, end: i64) -> Result<Option<Batches>, EngineError> {
+        loop {
+            let state = self.state.partitions.entry(partition).or_default();
+            if state.is_stopped || state.next >= end {
+                return Ok(None);
+            }
+            let read = reading.log.read(self.topic, partition, state.next, end, reading.read_bytes_max);
+            match read {
+                Ok(batches) => return Ok(Some(batches)),
+                Err(LogError::Damaged { offset, .. }) if offset > state.next && offset < end => {
+                    // What is before the damage is still read.
+                    let before = self.read_some(reading, partition, offset)?;
+                    if before.is_some() {
+                        return Ok(before);
+                    }
+                    return Ok(None);
+                }
+                Err(error @ LogError::Damaged { .. }) => {
+                    state.is_stopped = true;
+                    self.tell(&error);
+                }
+                Err(error @ LogError::Trimmed { start, .. }) => {
+                    state.next = start.max(state.next + 1);
+                    self.tell(&error);
+                }
+                Err(error @ LogError::UnknownPartition { .. }) => {
+                    state.is_stopped = true;
+                    self.tell(&error);
+                }
+                Err(error @ LogError::Failed(_)) => {
+                    if !(reading.again)(&error) {
+                        return Err(EngineError::Stopped);
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, error: &LogError) {
+        tracing::error!(relation = %self.relation.name, %error, "records cannot be read; views on them miss them");
+        let text = error.to_string();
+        if !self.state.errors.contains(&text) {
+            self.state.errors.push(text);
+        }
+    }
+}
+
+fn rejected_batch(partition: i32, batch: UnreadableBatch) -> RejectedRecord {
+    let UnreadableBatch { first, last, reason } = batch;
+    let record = LogRecord { offset: first, timestamp_ms: 0, key: None, value: None };
+    RejectedRecord {
+        partition,
+        record,
+        reason: format!("the batch of offsets {first}..={last} cannot be read: {reason}"),
+    }
+}
+
+fn bytes_of(record: &LogRecord) -> u64 {
+    let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len) as u64;
+    length(&record.key) + length(&record.value)
+}
+
+fn with_late_column(schema: &SchemaRef, has_watermark: bool) -> SchemaRef {
+    if !has_watermark {
+        return schema.clone();
+    }
+    let late = Arc::new(Field::new(LATE_COLUMN, DataType::Boolean, false));
+    let fields = schema.fields().iter().cloned().chain([late]);
+    Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()))
+}
+
+/// The last thing that a step's records say about each key.
+#[derive(Default)]
+struct LastValues {
+    batches: Vec<RecordBatch>,
+    rows: u32,
+    /// The row, counted over all batches; none for a delete.
+    by_key: HashMap<Box<[u8]>, Option<u32>, ahash::RandomState>,
+}
+
+impl LastValues {
+    fn add(&mut self, rows: RecordBatch, changes: Vec<(Box<[u8]>, Option<u32>)>) {
+        let before = self.rows;
+        self.rows =
+            u32::try_from(rows.num_rows()).ok().and_then(|rows| before.checked_add(rows)).expect("rows of one step");
+        self.batches.push(rows);
+        self.by_key.extend(changes.into_iter().map(|(key, row)| (key, row.map(|row| before + row))));
+    }
+
+    /// Old rows out, new rows in; what stays as it is cancels.
+    fn against(self, schema: &SchemaRef, current: &Version) -> Delta {
+        if self.by_key.is_empty() {
+            return Delta::empty(schema);
+        }
+        let (old, _) = current.get_many(self.by_key.keys().map(|key| key.as_ref()));
+        let all = concat_batches(schema, &self.batches).expect("rows of one table");
+        let kept: Vec<u32> = self.by_key.into_values().flatten().collect();
+        let new = take_rows(&all, &kept);
+        let weights = vec![-1; old.num_rows()];
+        Delta::consolidate(schema, &[Delta::new(old, weights), Delta::from_inserts(new)])
+    }
+}

@@ -1,0 +1,36 @@
+//! The engine: runs operator graphs over the log incrementally, answers batch queries over the same data, and sequences
+//! the writes to tables.
+//!
+//! Words: a [`Delta`] is rows with weights (+n inserts, -n deletes); a *version* is what readers see, the state after
+//! all entries up to a [`Cut`]; a *circuit* is one view's operators; a *lane* is what moves together; a *collection* is
+//! the readable content of a relation.
+//!
+//! Always true here (DESIGN section 5): a view equals its definition at every published version; a version never holds
+//! part of an entry; the engine reads no wall clock; readable state is immutable once published.
+
+pub mod batch;
+pub mod collection;
+pub mod dead_letters;
+pub mod delta;
+pub mod engine;
+pub mod error;
+pub mod exact_sum;
+pub mod incremental;
+pub mod input_log;
+pub mod scalar;
+pub mod source_reader;
+pub mod tables;
+pub mod watermark;
+
+mod backfill;
+mod checkpoint;
+mod lane;
+mod self_check;
+
+pub use collection::{Collection, KeyKind, Version};
+pub use delta::Delta;
+pub use engine::{
+    Engine, EngineConfig, EngineParts, EngineStats, JobStatus, Pinned, PinnedRelation, RelationStats, RestoreReport,
+};
+pub use error::EngineError;
+pub use input_log::{Cut, InputLog, OutputLog};

@@ -1,0 +1,4 @@
+//! Batch queries and the oracle, over real engines.
+
+mod queries;
+mod views;

@@ -1,0 +1,6 @@
+//! Tests of the engine through its public interface, by concern.
+
+mod batch;
+mod incremental;
+mod runner;
+mod tables;

@@ -1,0 +1,444 @@
+//! Random view queries: planned, run by a circuit over random changes, and compared at every version with DataFusion's
+//! stock answer to the same text.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::compute::cast;
+use datafusion::datasource::MemTable;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use mainstem_catalog::{
+    Catalog, Column, Dependency, Event, Relation, RelationId, RelationKind, SqlType, TableDefinition, Topic, TopicOwner,
+};
+use mainstem_engine::Delta;
+use mainstem_engine::delta::canonical_floats;
+use mainstem_engine::incremental::Circuit;
+use mainstem_sql::functions::own_functions;
+use mainstem_sql::{OperatorId, arrow_schema, parse_query, plan_view, rewrite_query};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use uuid::Uuid;
+
+use super::oracle::reopened;
+use super::seeds;
+use super::tables::{LEFT, RIGHT, Table, sliced};
+
+fn columns() -> Vec<Column> {
+    let numeric = SqlType::Numeric { precision: 12, scale: 2 };
+    let types = [
+        ("id", SqlType::BigInt),
+        ("k", SqlType::BigInt),
+        ("v", SqlType::BigInt),
+        ("s", SqlType::Text),
+        ("f", SqlType::Double),
+        ("g", SqlType::Double),
+        ("d", numeric),
+        ("b", SqlType::Boolean),
+        ("ts", SqlType::Timestamp),
+        ("_row_id", SqlType::BigInt),
+    ];
+    let column = |(name, sql_type): (&str, SqlType)| {
+        let is_hidden = name == "_row_id";
+        Column { name: name.to_owned(), sql_type, nullable: !is_hidden, hidden: is_hidden, default: None }
+    };
+    types.into_iter().map(column).collect()
+}
+
+fn catalog() -> Catalog {
+    let mut catalog = Catalog::default();
+    for (id, name) in [(LEFT, "t"), (RIGHT, "u")] {
+        let topic = Uuid::from_u128(u128::from(id.0));
+        let created = Topic {
+            id: topic,
+            name: name.parse().unwrap(),
+            partitions: 1,
+            owner: TopicOwner::Table(id),
+            configs: BTreeMap::new(),
+        };
+        let table = TableDefinition { topic, topic_name: name.to_owned(), primary_key: vec![9], watermark: None };
+        let relation = Relation {
+            id,
+            schema: "public".to_owned(),
+            name: name.to_owned(),
+            columns: columns(),
+            kind: RelationKind::Table(table),
+            depends_on: vec![Dependency::Topic(topic)],
+            sql: String::new(),
+        };
+        let events = [Event::TopicCreated { topic: created }, Event::RelationCreated { relation: Box::new(relation) }];
+        catalog.apply_all(&events).unwrap();
+    }
+    catalog
+}
+
+/// With the hidden column, under the catalog's schema.
+fn full(rows: &RecordBatch) -> RecordBatch {
+    let mut arrays: Vec<ArrayRef> = rows.columns().to_vec();
+    arrays.push(Arc::new(Int64Array::from(vec![0; rows.num_rows()])));
+    RecordBatch::try_new(arrow_schema(&columns()), arrays).unwrap()
+}
+
+/// Builds queries; notes what constructs are in them.
+struct Writer<'a> {
+    random: &'a mut SmallRng,
+    used: Vec<&'static str>,
+}
+
+impl Writer<'_> {
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.random.random_range(0..from.len())]
+    }
+
+    fn chance(&mut self, of: f64) -> bool {
+        self.random.random_bool(of)
+    }
+
+    /// One of some texts, each with the name of its construct.
+    fn note(&mut self, from: &[(&'static str, &str)]) -> String {
+        let (construct, text) = self.pick(from);
+        self.used.push(construct);
+        text.to_owned()
+    }
+
+    fn predicate(&mut self, alias: &str) -> String {
+        let text = self.note(&[
+            ("comparison", "@.v > 3"),
+            ("comparison", "@.d <> 100.50"),
+            ("LIKE", "@.s LIKE 'a%'"),
+            ("LIKE", "@.s NOT ILIKE '%B'"),
+            ("BETWEEN", "@.v BETWEEN 1 AND 12"),
+            ("IS NULL", "@.s IS NOT NULL"),
+            ("IS NULL", "(@.k IS NULL OR @.v < 10)"),
+            ("IN list", "@.k IN (1, 2, 3, 5)"),
+            ("IN list", "@.s NOT IN ('a', 'b')"),
+            ("boolean", "@.b"),
+            ("boolean", "@.b IS NOT TRUE"),
+            ("AND OR NOT", "(@.v > 0 AND NOT @.b OR @.k = 2)"),
+            ("IS DISTINCT FROM", "@.k IS DISTINCT FROM 3"),
+            ("CASE", "CASE WHEN @.k > 4 THEN @.v > 0 ELSE @.b END"),
+            ("regexp", "@.s ~ '^[ab]+$'"),
+        ]);
+        text.replace('@', alias)
+    }
+
+    fn subquery_predicate(&mut self) -> String {
+        self.note(&[
+            ("IN subquery", "a.k IN (SELECT k FROM u WHERE v > 5)"),
+            ("EXISTS", "EXISTS (SELECT 1 FROM u WHERE u.k = a.k AND u.b)"),
+            ("NOT EXISTS", "NOT EXISTS (SELECT 1 FROM u WHERE u.id = a.id)"),
+        ])
+    }
+
+    fn scalar(&mut self, alias: &str) -> String {
+        let text = self.note(&[
+            ("arithmetic", "@.v * 2 - @.k"),
+            ("arithmetic", "@.v % 3"),
+            ("arithmetic", "@.f + 1.5"),
+            ("arithmetic", "@.d * 2"),
+            ("CASE", "CASE WHEN @.v > 5 THEN 'high' WHEN @.v > 0 THEN 'low' END"),
+            ("CASE", "CASE @.k WHEN 1 THEN 'one' ELSE @.s END"),
+            ("coalesce", "coalesce(@.v, @.k, -1)"),
+            ("coalesce", "nullif(@.s, 'a')"),
+            ("cast", "CAST(@.v AS varchar)"),
+            ("cast", "CAST(@.d AS double precision)"),
+            ("string function", "upper(@.s) || '!'"),
+            ("string function", "length(@.s)"),
+            ("string function", "substr(@.s, 1, 1)"),
+            ("date function", "date_trunc('minute', @.ts)"),
+            ("date function", "extract(second FROM @.ts)"),
+            ("date function", "@.ts + INTERVAL '1 hour'"),
+            ("column", "@.g"),
+            ("column", "@.ts"),
+            ("column", "@.d"),
+        ]);
+        text.replace('@', alias)
+    }
+
+    fn aggregate(&mut self) -> String {
+        let text = self.note(&[
+            ("count", "count(*)"),
+            ("count", "count(a.s)"),
+            ("sum", "sum(a.v)"),
+            ("sum", "sum(a.f)"),
+            ("sum", "sum(a.d)"),
+            ("avg", "avg(a.v)"),
+            ("avg", "avg(a.d)"),
+            ("min max", "min(a.s)"),
+            ("min max", "max(a.ts)"),
+            ("min max", "max(a.f)"),
+            ("count distinct", "count(DISTINCT a.s)"),
+            ("sum distinct", "sum(DISTINCT a.v)"),
+            ("bool_and bool_or", "bool_and(a.b)"),
+            ("bool_and bool_or", "bool_or(a.b)"),
+            ("median", "median(a.f)"),
+            ("percentile_cont", "percentile_cont(0.75) WITHIN GROUP (ORDER BY a.f)"),
+            ("bit", "bit_xor(a.v)"),
+        ]);
+        let can_filter = !text.contains("percentile");
+        if can_filter && self.chance(0.2) {
+            self.used.push("FILTER");
+            return format!("{text} FILTER (WHERE a.v > 2)");
+        }
+        text
+    }
+
+    /// FROM and WHERE over the alias a, and perhaps b; whether a is windowed and b is there.
+    fn from(&mut self) -> (String, bool, bool) {
+        let source = self.note(&[
+            ("table", "t AS a"),
+            ("table", "t AS a"),
+            ("table", "u AS a"),
+            ("tumble", "tumble(t, ts, INTERVAL '10 seconds') AS a"),
+            ("hop", "hop(t, ts, INTERVAL '5 seconds', INTERVAL '20 seconds') AS a"),
+            ("derived table", "(SELECT * FROM t WHERE v > -3) AS a"),
+            ("VALUES", "(SELECT t.* FROM t JOIN (VALUES (1), (2), (5)) AS w(n) ON t.k = w.n) AS a"),
+        ]);
+        let windowed = source.starts_with("tumble") || source.starts_with("hop");
+        let mut text = format!("FROM {source}");
+        let joined = self.chance(0.4);
+        if joined {
+            text += &self.note(&[
+                ("inner join", " JOIN u AS b ON a.k = b.k"),
+                ("inner join with condition", " JOIN u AS b ON a.k = b.k AND a.v < b.v"),
+                ("left join", " LEFT JOIN u AS b ON a.id = b.id"),
+                ("left join with condition", " LEFT JOIN u AS b ON a.k = b.k AND a.v < b.v AND b.b"),
+                ("right join", " RIGHT JOIN u AS b ON a.id = b.id AND a.k = b.k"),
+                ("self join", " JOIN t AS b ON a.id = b.id AND a.v <= b.v"),
+            ]);
+        }
+        let mut conditions = Vec::new();
+        if self.chance(0.5) {
+            conditions.push(self.predicate("a"));
+        }
+        if joined && self.chance(0.2) {
+            conditions.push(self.predicate("b"));
+        }
+        if self.chance(0.2) {
+            conditions.push(self.subquery_predicate());
+        }
+        if !conditions.is_empty() {
+            text += &format!(" WHERE {}", conditions.join(" AND "));
+        }
+        (text, windowed, joined)
+    }
+
+    /// A query and how many columns it has.
+    fn select(&mut self) -> (String, usize) {
+        let (from, windowed, joined) = self.from();
+        let mut groups: Vec<String> = Vec::new();
+        let mut items: Vec<String> = Vec::new();
+        let kind = self.random.random_range(0..10);
+        if kind < 5 {
+            if kind > 0 {
+                groups.push(self.note(&[
+                    ("GROUP BY column", "a.k"),
+                    ("GROUP BY column", "a.s"),
+                    ("GROUP BY expression", "a.v % 3"),
+                    ("GROUP BY expression", "date_trunc('minute', a.ts)"),
+                ]));
+                if windowed {
+                    groups.push("a.window_end".to_owned());
+                }
+            } else {
+                self.used.push("no GROUP BY");
+            }
+            items.extend(groups.iter().cloned());
+            for _ in 0..self.random.random_range(1..4) {
+                items.push(self.aggregate());
+            }
+        } else {
+            items.extend(["a.id".to_owned(), "a.k".to_owned()]);
+            for _ in 0..self.random.random_range(0..4) {
+                let alias = if joined && self.chance(0.4) { "b" } else { "a" };
+                items.push(self.scalar(alias));
+            }
+            if windowed {
+                items.push("a.window_start".to_owned());
+            }
+        }
+        let distinct = if kind >= 8 { "DISTINCT " } else { "" };
+        if kind >= 8 {
+            self.used.push("DISTINCT");
+        }
+        let width = items.len();
+        let items: Vec<String> = items.iter().enumerate().map(|(place, item)| format!("{item} AS x{place}")).collect();
+        let mut text = format!("SELECT {distinct}{} {from}", items.join(", "));
+        if !groups.is_empty() {
+            text += &format!(" GROUP BY {}", groups.join(", "));
+            if self.chance(0.3) {
+                self.used.push("HAVING");
+                text += " HAVING count(*) > 1";
+            }
+        }
+        (text, width)
+    }
+
+    fn query(&mut self) -> String {
+        let (mut text, width) = self.select();
+        match self.random.random_range(0..12) {
+            0 | 1 => {
+                let (construct, set) = self.pick(&[
+                    ("UNION ALL", "UNION ALL"),
+                    ("UNION", "UNION"),
+                    ("INTERSECT", "INTERSECT"),
+                    ("EXCEPT", "EXCEPT"),
+                ]);
+                self.used.push(construct);
+                text = format!("{text} {set} {}", text.replace(" a.v", " a.k"));
+            }
+            2 | 3 => {
+                self.used.push("WITH");
+                text = format!("WITH c AS ({text}) SELECT * FROM c WHERE x0 IS NOT NULL");
+            }
+            4 => {
+                self.used.push("aggregate over a query");
+                text = format!("SELECT count(*) AS n, count(DISTINCT x0) AS m FROM ({text}) AS q");
+            }
+            _ => {}
+        }
+        if width >= 1 && !text.contains(" AS n, ") && self.chance(0.25) {
+            self.used.push("ORDER BY LIMIT");
+            let order = self.pick(&["ASC NULLS LAST", "DESC NULLS FIRST", "DESC NULLS LAST"]);
+            // All columns, as ours breaks ties, so that the stock answer has none.
+            let rest: Vec<String> = (0..width).map(|place| format!("x{place} ASC NULLS FIRST")).collect();
+            let offset = self.pick(&["", " OFFSET 2"]);
+            text = format!("SELECT * FROM ({text}) AS z ORDER BY x0 {order}, {} LIMIT 7{offset}", rest.join(", "));
+        }
+        text
+    }
+}
+
+fn context() -> SessionContext {
+    let mut rules = PhysicalOptimizer::new().rules;
+    // Version 54 fails in the first on equal aggregates, see `oracle`; the second moves `a.id IS NOT NULL` from above
+    // `a RIGHT JOIN b ON a.id = b.id` below it, to b, and so gives rows that the condition excludes.
+    rules.retain(|rule| rule.name() != "aggregate_statistics" && !rule.name().starts_with("FilterPushdown"));
+    let config = SessionConfig::new().set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
+    let state = SessionStateBuilder::new().with_default_features().with_config(config);
+    let context = SessionContext::new_with_state(state.with_physical_optimizer_rules(rules).build());
+    own_functions().into_iter().for_each(|function| context.register_udf(function.as_ref().clone()));
+    context
+}
+
+/// DataFusion's answer to the text over the tables.
+async fn stock(
+    text: &str,
+    tables: &[(RelationId, Table); 2],
+    schema: &arrow::datatypes::SchemaRef,
+) -> Result<Delta, String> {
+    let context = context();
+    let visible: Vec<Column> = columns().into_iter().filter(|column| !column.hidden).collect();
+    for ((_, table), name) in tables.iter().zip(["t", "u"]) {
+        // All columns nullable, as in the catalog.
+        let rows = Delta::from_inserts(canonical_floats(&table.content())).with_schema(&arrow_schema(&visible)).rows;
+        let table = MemTable::try_new(rows.schema(), vec![vec![rows]]).map_err(|error| error.to_string())?;
+        context.register_table(name, Arc::new(table)).map_err(|error| error.to_string())?;
+    }
+    let mut query = parse_query(text).map_err(|error| error.message)?;
+    rewrite_query(&mut query).map_err(|error| error.message)?;
+    let frame = context.sql(&query.to_string()).await.map_err(|error| error.to_string())?;
+    let frames = frame.collect().await.map_err(|error| error.to_string())?;
+    // A view's text is Utf8, whatever form of strings a function gives.
+    let typed = |rows: RecordBatch| {
+        let columns = rows.columns().iter().zip(schema.fields());
+        let columns = columns.map(|(column, field)| cast(column, field.data_type()).unwrap()).collect();
+        Delta::from_inserts(RecordBatch::try_new(schema.clone(), columns).unwrap())
+    };
+    let rows: Vec<Delta> = frames.into_iter().map(typed).collect();
+    Ok(Delta::consolidate(schema, &rows))
+}
+
+/// Runs one query over random changes. Gives how many rows were compared, or the first difference.
+async fn run(catalog: &Catalog, text: &str, random: &mut SmallRng, is_broken: bool) -> Result<usize, String> {
+    let query = parse_query(text).map_err(|error| format!("refused: {}", error.message))?;
+    let plan = plan_view(catalog, &query, &[], false).map_err(|error| format!("refused: {}", error.message))?;
+    let graph = plan.graph;
+    let schema = graph.output_schema().map_err(|error| error.message)?;
+    let mut circuit = Circuit::new(&graph).map_err(|error| error.to_string())?;
+    if is_broken {
+        circuit.break_operator(OperatorId(random.random_range(0..graph.nodes.len()) as u32));
+    }
+    let mut tables = [(LEFT, Table::default()), (RIGHT, Table::default())];
+    let (mut content, mut compared) = (Delta::empty(&schema), 0);
+    for version in 0..5 {
+        for (relation, table) in &mut tables {
+            let count = random.random_range(0..=40);
+            let delta = table.change(random, count, 0.42);
+            let delta = Delta::new(full(&delta.rows), delta.weights);
+            for slice in sliced(random, &delta) {
+                circuit.push(*relation, &slice);
+            }
+        }
+        let changes = circuit.finish_version(None);
+        if !changes.errors.is_empty() {
+            return Err(format!("version {version}: {:?}", changes.errors));
+        }
+        content = Delta::consolidate(&schema, &[content, changes.output]);
+        let expected = stock(text, &tables, &schema).await?;
+        let extra = Delta::consolidate(&schema, &[content.clone(), expected.negate()]);
+        if !extra.is_empty() {
+            let rows = arrow::util::pretty::pretty_format_batches(std::slice::from_ref(&extra.rows)).unwrap();
+            return Err(format!("version {version}: circuit minus stock, weights {:?}\n{rows}", extra.weights));
+        }
+        compared += content.len();
+        if !is_broken && random.random_bool(0.3) {
+            circuit = reopened(&graph, &circuit);
+        }
+    }
+    Ok(compared)
+}
+
+#[tokio::test]
+async fn random_views_equal_the_stock_answer_to_the_same_text() {
+    let catalog = catalog();
+    let mut coverage: BTreeMap<&'static str, usize> = BTreeMap::new();
+    let (mut programs, mut with_rows, mut refused) = (0, 0, BTreeMap::<String, usize>::new());
+    for seed in seeds(450) {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut writer = Writer { random: &mut random, used: Vec::new() };
+        let text = writer.query();
+        let mut used = writer.used;
+        used.sort_unstable();
+        used.dedup();
+        match run(&catalog, &text, &mut random, false).await {
+            Ok(compared) => {
+                programs += 1;
+                with_rows += usize::from(compared > 0);
+                used.into_iter().for_each(|construct| *coverage.entry(construct).or_default() += 1);
+            }
+            Err(reason) if reason.starts_with("refused: ") => *refused.entry(reason).or_default() += 1,
+            Err(difference) => panic!("MAINSTEM_SEED={seed}\n{text}\n{difference}"),
+        }
+    }
+    println!("{programs} programs, {with_rows} with rows; {coverage:?}; refused: {refused:#?}");
+    assert!(with_rows * 2 >= programs, "at least half of the programs give rows");
+    if programs > 1 {
+        assert!(programs >= 200, "enough programs are accepted");
+        let few: Vec<_> = coverage.iter().filter(|(_, programs)| **programs < 10).collect();
+        assert!(few.is_empty(), "every construct in at least ten programs: {few:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_operator_is_noticed_by_random_views() {
+    let catalog = catalog();
+    let (mut noticed, mut tried) = (0, 0);
+    for seed in 1..=60 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let text = Writer { random: &mut random, used: Vec::new() }.query();
+        match run(&catalog, &text, &mut random, true).await {
+            Err(reason) if reason.starts_with("refused: ") => {}
+            Ok(_) => tried += 1,
+            Err(reason) => {
+                assert!(reason.contains("circuit minus stock"), "{text}\n{reason}");
+                tried += 1;
+                noticed += 1;
+            }
+        }
+    }
+    println!("{noticed} of {tried} broken circuits noticed");
+    assert!(noticed * 2 > tried, "most breaks show: {noticed} of {tried}");
+}

@@ -1,0 +1,100 @@
+//! What is broken is told, and does not break the rest.
+
+use mainstem_catalog::{Column, RelationId, SqlType};
+use mainstem_engine::{EngineError, PinnedRelation};
+
+use super::world::{Event1, Kind, PATIENCE, SOURCE, SOURCE_TOPIC, TABLE, World, graph_of};
+
+fn event(v: i64) -> Option<Event1> {
+    Some(Event1 { k: v % 3, v, ts: Some(v) })
+}
+
+#[test]
+fn a_view_whose_graph_is_not_understood_fails_by_name_and_the_others_run() {
+    let mut world = World::new(1);
+    world.define(Kind::ByKey);
+    let id = world.catalog.next_relation_id();
+    let mut json = graph_of(Kind::ByKey).0.to_json();
+    json["version"] = serde_json::json!(99);
+    let column = Column { name: "k".into(), sql_type: SqlType::BigInt, nullable: true, hidden: false, default: None };
+    world.define_graph(id, Some(json), vec![column.clone()], &[SOURCE]);
+    let above = world.catalog.next_relation_id();
+    world.define_graph(above, Some(graph_of(Kind::Total(id)).0.to_json()), vec![column], &[id]);
+    let (engine, _) = world.open();
+    world.write_events([vec![event(1), event(2)], vec![event(3)]]);
+    world.check(&engine);
+    for id in [id, above] {
+        let error = engine.wait_ready_blocking(id, PATIENCE).expect_err("it cannot run");
+        assert!(matches!(&error, EngineError::ViewFailed { .. }), "{error}");
+        assert!(engine.pin(&[id]).is_err());
+    }
+    let error = engine.wait_ready_blocking(id, PATIENCE).expect_err("it cannot run").to_string();
+    assert!(error.contains("version 99"), "{error}");
+    assert_eq!(engine.jobs().len(), 2);
+}
+
+#[test]
+fn an_error_stands_until_its_row_is_gone_and_shows_in_views_above() {
+    let mut world = World::new(2);
+    let divided = world.define(Kind::Divided);
+    let (engine, _) = world.open();
+    world.write_table(&[(1, Some(0)), (2, Some(5))]);
+    world.check(&engine);
+    let pinned = engine.pin(&[divided, TABLE]).expect("ready");
+    let PinnedRelation::Collection(_, Some(error)) = &pinned.relations[&divided] else { panic!("an error stands") };
+    assert!(error.to_lowercase().contains("divi"), "{error}");
+    assert!(matches!(&pinned.relations[&TABLE], PinnedRelation::Collection(_, None)));
+    engine.checkpoint_now().expect("a checkpoint");
+    world.kill(engine);
+    let (engine, _) = world.open();
+    world.check(&engine);
+    world.write_table(&[(1, Some(4))]);
+    world.check(&engine);
+    assert_eq!(engine.stats().relations[&divided].errors, 0);
+}
+
+#[test]
+fn a_damaged_partition_ends_there_and_the_other_goes_on() {
+    let mut world = World::new(3);
+    let filtered = world.define(Kind::Filtered);
+    let (engine, _) = world.open();
+    world.log.damage(SOURCE_TOPIC, 0, 20);
+    world.write_events([(0..50).map(|_| event(9)).collect(), (0..50).map(|_| event(9)).collect()]);
+    let cut = world.write_events([vec![event(9)], vec![event(9)]]);
+    assert!(engine.wait_published_blocking(cut, PATIENCE));
+    let pinned = engine.pin(&[filtered]).expect("ready");
+    let PinnedRelation::Collection(version, _) = &pinned.relations[&filtered] else { panic!("a view") };
+    assert_eq!(version.len(), 20 + 51);
+    let errors = &engine.stats().relations[&SOURCE].input_errors;
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].contains("damaged at offset 20") && errors[0].contains("byte 7"), "{errors:?}");
+}
+
+#[test]
+fn reads_that_fail_are_tried_again_and_nothing_is_lost() {
+    let mut world = World::new(4);
+    world.define(Kind::ByKey);
+    let (engine, _) = world.open();
+    world.log.fail_reads(3);
+    world.write_events([(0..50).map(event).collect(), (0..50).map(event).collect()]);
+    world.check(&engine);
+    // An engine that is dropped while the log fails ends nevertheless.
+    world.log.fail_reads(u64::MAX);
+    world.write_events([vec![event(1)], vec![event(2)]]);
+    world.kill(engine);
+    world.log.fail_reads(0);
+    let (engine, _) = world.open();
+    world.check(&engine);
+}
+
+#[test]
+fn unknown_relations_and_stopped_engines_say_so() {
+    let world = World::new(5);
+    let (engine, _) = world.open();
+    assert!(matches!(engine.pin(&[RelationId(1)]), Err(EngineError::UnknownRelation(1))));
+    engine.stop();
+    assert!(matches!(engine.checkpoint_now(), Err(EngineError::Stopped)));
+    let pinned = engine.pin(&[SOURCE, TABLE]).expect("what was published stays readable");
+    let PinnedRelation::Source { positions } = &pinned.relations[&SOURCE] else { panic!("a source") };
+    assert_eq!(positions, &[(0, 0, 0), (1, 0, 0)]);
+}

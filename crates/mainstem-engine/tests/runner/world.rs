@@ -1,0 +1,482 @@
+//! One small database: a source of two partitions, a table, views over both, and what each view must hold, computed from
+//! what was written without anything of the engine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, TimeUnit, TimestampMicrosecondType};
+use bytes::Bytes;
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::Operator as Op;
+use mainstem_catalog::{
+    Catalog, Column, DEAD_LETTERS_TOPIC, Dependency, Encoding, Event, Include, IncludeKind, Relation, RelationId,
+    RelationKind, SourceDefinition, SqlType, TableDefinition, Topic, TopicOwner, ViewDefinition, Watermark,
+};
+use mainstem_engine::{Cut, Engine, EngineConfig, EngineParts, InputLog, PinnedRelation, RestoreReport, Version};
+use mainstem_sql::graph::GRAPH_VERSION;
+use mainstem_sql::{Aggregate, AggregateFunction, Graph, GraphField, Literal, Node, Operator, OperatorId, Scalar};
+use mainstem_testkit::{SimClock, SimDisk};
+use uuid::Uuid;
+
+use super::log::{Appends, MemoryLog};
+
+pub(crate) const SOURCE: RelationId = RelationId(16384);
+pub(crate) const TABLE: RelationId = RelationId(16385);
+pub(crate) const SOURCE_TOPIC: Uuid = Uuid::from_u128(1);
+pub(crate) const TABLE_TOPIC: Uuid = Uuid::from_u128(2);
+pub(crate) const LETTERS_TOPIC: Uuid = Uuid::from_u128(3);
+pub(crate) const DELAY_US: i64 = 50;
+pub(crate) const WINDOW_US: i64 = 100;
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A row of the source as it was written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Event1 {
+    pub(crate) k: i64,
+    pub(crate) v: i64,
+    /// Event time, microseconds; the window is its window's end.
+    pub(crate) ts: Option<i64>,
+}
+
+/// What views there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `SELECT k, count(*), sum(v) FROM source GROUP BY k`
+    ByKey,
+    /// `SELECT sum(count), sum(sum) FROM <the ByKey view>`
+    Total(RelationId),
+    /// `SELECT sum(n) FROM table`
+    TableTotal,
+    /// `SELECT id, 100 / n FROM table`
+    Divided,
+    /// `SELECT p, "offset", k FROM source WHERE v > 5`, with the included columns
+    Filtered,
+    /// `SELECT window_end, count(*), sum(v) FROM source GROUP BY window_end EMIT ON WINDOW CLOSE`
+    Closed,
+}
+
+pub(crate) type Row = Vec<Option<i64>>;
+
+/// Everything that lives on while engines come and go.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) log: Arc<MemoryLog>,
+    pub(crate) disk: Arc<SimDisk>,
+    pub(crate) clock: Arc<SimClock>,
+    pub(crate) catalog: Catalog,
+    pub(crate) views: BTreeMap<RelationId, Kind>,
+    /// By partition, in offset order; none is poison.
+    pub(crate) written: [Vec<Option<Event1>>; 2],
+    pub(crate) table: BTreeMap<i64, i64>,
+    pub(crate) config: EngineConfig,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> World {
+        let log = Arc::new(MemoryLog::default());
+        let mut catalog = Catalog::default();
+        let topics = [
+            (SOURCE_TOPIC, "events", 2, TopicOwner::Anyone),
+            (TABLE_TOPIC, "accounts", 1, TopicOwner::Table(TABLE)),
+            (LETTERS_TOPIC, DEAD_LETTERS_TOPIC, 1, TopicOwner::Internal),
+        ];
+        for (id, name, partitions, owner) in topics {
+            log.create_topic(id, partitions);
+            let topic = Topic { id, name: name.to_owned(), partitions, owner, configs: BTreeMap::new() };
+            catalog.apply(&Event::TopicCreated { topic }).expect("a new topic");
+        }
+        for relation in [source(), table()] {
+            catalog.apply(&Event::RelationCreated { relation: Box::new(relation) }).expect("a new relation");
+        }
+        let config = EngineConfig { slice_rows: 64, read_bytes_max: 2000, ..EngineConfig::default() };
+        World {
+            log,
+            disk: SimDisk::new(seed),
+            clock: SimClock::new(1_000_000),
+            catalog,
+            views: BTreeMap::new(),
+            written: [Vec::new(), Vec::new()],
+            table: BTreeMap::new(),
+            config,
+        }
+    }
+
+    pub(crate) fn open(&self) -> (Engine, RestoreReport) {
+        self.log.forget_listeners();
+        let parts = EngineParts {
+            input: self.log.clone(),
+            output: self.log.clone(),
+            disk: self.disk.mount(),
+            clock: self.clock.clone(),
+            config: self.config.clone(),
+        };
+        Engine::open(parts, Arc::new(self.catalog.clone())).expect("opens")
+    }
+
+    /// The process and the machine it ran on are gone: what was not durable is lost or torn.
+    pub(crate) fn kill(&self, engine: Engine) {
+        drop(engine);
+        self.disk.crash();
+    }
+
+    /// Defines a view; the engine is to be told.
+    pub(crate) fn define(&mut self, kind: Kind) -> RelationId {
+        let id = self.catalog.next_relation_id();
+        let (graph, columns) = graph_of(kind);
+        self.define_graph(id, Some(graph.to_json()), columns, &graph.relations());
+        self.views.insert(id, kind);
+        id
+    }
+
+    pub(crate) fn define_graph(
+        &mut self,
+        id: RelationId,
+        graph: Option<serde_json::Value>,
+        columns: Vec<Column>,
+        reads: &[RelationId],
+    ) {
+        let view = ViewDefinition { query: String::new(), emit_on_window_close: false, graph, settings: Vec::new() };
+        let relation = Relation {
+            id,
+            schema: "public".to_owned(),
+            name: format!("view_{}", id.0),
+            columns,
+            kind: RelationKind::MaterializedView(view),
+            depends_on: reads.iter().map(|id| Dependency::Relation(*id)).collect(),
+            sql: String::new(),
+        };
+        self.catalog.apply(&Event::RelationCreated { relation: Box::new(relation) }).expect("a new view");
+    }
+
+    pub(crate) fn drop_view(&mut self, id: RelationId) {
+        for id in self.catalog.with_dependents(id) {
+            self.views.remove(&id);
+        }
+        let relations = self.catalog.with_dependents(id);
+        self.catalog.apply(&Event::RelationsDropped { relations }).expect("drops");
+    }
+
+    pub(crate) fn tell(&self, engine: &Engine) {
+        engine.catalog_changed(Arc::new(self.catalog.clone()));
+    }
+
+    /// One entry with records for both partitions; none is poison.
+    pub(crate) fn write_events(&mut self, events: [Vec<Option<Event1>>; 2]) -> Cut {
+        let mut appends: Appends = Vec::new();
+        for (partition, events) in (0..).zip(events) {
+            if events.is_empty() {
+                continue;
+            }
+            let record =
+                |event: &Option<Event1>| (None, Some(event.map_or(Bytes::from_static(b"{\"k\":1,"), event_json)));
+            appends.push(((SOURCE_TOPIC, partition), events.iter().map(record).collect()));
+            self.written[partition as usize].extend(events);
+        }
+        self.log.append(appends)
+    }
+
+    /// One entry that writes and deletes rows of the table.
+    pub(crate) fn write_table(&mut self, changes: &[(i64, Option<i64>)]) -> Cut {
+        let mut records = Vec::new();
+        for (id, n) in changes {
+            let key = Some(Bytes::from(format!("{{\"id\":{id}}}")));
+            records.push((key, n.map(|n| Bytes::from(format!("{{\"id\":{id},\"n\":{n}}}")))));
+            match n {
+                Some(n) => self.table.insert(*id, *n),
+                None => self.table.remove(id),
+            };
+        }
+        self.log.append(vec![((TABLE_TOPIC, 0), records)])
+    }
+
+    /// What a view must hold, and whether an error must stand in it.
+    pub(crate) fn expected(&self, kind: Kind) -> (BTreeMap<Row, usize>, bool) {
+        let events = || self.written.iter().flatten().flatten();
+        let by_key = |events: &mut dyn Iterator<Item = &Event1>, key: &dyn Fn(&Event1) -> Option<i64>| {
+            let mut groups: BTreeMap<Option<i64>, (i64, i64)> = BTreeMap::new();
+            for event in events {
+                let group = groups.entry(key(event)).or_default();
+                (group.0, group.1) = (group.0 + 1, group.1 + event.v);
+            }
+            groups
+        };
+        let mut rows: Vec<Row> = Vec::new();
+        let mut has_error = false;
+        match kind {
+            Kind::ByKey => {
+                let groups = by_key(&mut events(), &|event| Some(event.k));
+                rows.extend(groups.into_iter().map(|(k, (count, sum))| vec![k, Some(count), Some(sum)]));
+            }
+            Kind::Total(_) => {
+                let some = events().next().is_some();
+                let sum = events().map(|event| event.v).sum::<i64>();
+                rows.push(vec![some.then(|| events().count() as i64), some.then_some(sum)]);
+            }
+            Kind::TableTotal => {
+                let sum = self.table.values().sum::<i64>();
+                rows.push(vec![(!self.table.is_empty()).then_some(sum)]);
+            }
+            Kind::Divided => {
+                has_error = self.table.values().any(|n| *n == 0);
+                let good = self.table.iter().filter(|(_, n)| **n != 0);
+                rows.extend(good.map(|(id, n)| vec![Some(*id), Some(100 / n)]));
+            }
+            Kind::Filtered => {
+                for (p, events) in (0..).zip(&self.written) {
+                    let good = (0..).zip(events).filter_map(|(offset, event)| Some((offset, (*event)?)));
+                    let good = good.filter(|(_, event)| event.v > 5);
+                    rows.extend(good.map(|(offset, event)| vec![Some(p), Some(offset), Some(event.k)]));
+                }
+            }
+            Kind::Closed => {
+                let in_time: Vec<Event1> = self.written.iter().flat_map(|events| not_late(events)).collect();
+                let groups = by_key(&mut in_time.iter(), &|event| event.ts.map(window_end));
+                let watermark = self.watermark_us();
+                let is_closed = |end: Option<i64>| end.is_some_and(|end| watermark.is_some_and(|at| end <= at));
+                let closed = groups.into_iter().filter(|(end, _)| is_closed(*end));
+                rows.extend(closed.map(|(end, (count, sum))| vec![end, Some(count), Some(sum)]));
+            }
+        }
+        let mut counted = BTreeMap::new();
+        rows.into_iter().for_each(|row| *counted.entry(row).or_default() += 1);
+        (counted, has_error)
+    }
+
+    fn watermark_us(&self) -> Option<i64> {
+        let newest = |events: &Vec<Option<Event1>>| events.iter().flatten().filter_map(|event| event.ts).max();
+        self.written.iter().filter_map(newest).min().map(|newest| newest - DELAY_US)
+    }
+
+    pub(crate) fn late(&self) -> u64 {
+        let good = self.written.iter().flatten().flatten().count();
+        (good - self.written.iter().map(|events| not_late(events).len()).sum::<usize>()) as u64
+    }
+
+    pub(crate) fn poison(&self) -> BTreeSet<(i64, i64)> {
+        let of = |(partition, events): (i64, &Vec<Option<Event1>>)| {
+            let poison = (0..).zip(events).filter(|(_, event)| event.is_none());
+            poison.map(move |(offset, _)| (partition, offset)).collect::<Vec<_>>()
+        };
+        (0..).zip(&self.written).flat_map(of).collect()
+    }
+
+    /// All views are ready and hold what they must, at one cut, the newest.
+    pub(crate) fn check(&self, engine: &Engine) {
+        let newest = self.log.newest();
+        assert!(engine.wait_published_blocking(newest, PATIENCE), "published {:?} of {newest:?}", engine.published());
+        for id in self.views.keys() {
+            engine.wait_ready_blocking(*id, PATIENCE).expect("every view gets ready");
+        }
+        let ids: Vec<_> = self.views.keys().copied().chain([TABLE]).collect();
+        let pinned = engine.pin(&ids).expect("ready");
+        for (id, kind) in &self.views {
+            let PinnedRelation::Collection(version, error) = &pinned.relations[id] else { panic!("a view") };
+            let (rows, has_error) = self.expected(*kind);
+            assert_eq!(rows_of(version), rows, "{kind:?} ({id:?}) at {}", pinned.cut);
+            assert_eq!(error.is_some(), has_error, "{kind:?}: {error:?}");
+            assert_eq!(version.len(), rows.values().sum::<usize>() as u64);
+        }
+        let PinnedRelation::Collection(version, _) = &pinned.relations[&TABLE] else { panic!("a table") };
+        let expected = self.table.iter().map(|(id, n)| (vec![Some(*id), Some(*n)], 1)).collect();
+        assert_eq!(rows_of(version), expected, "the table at {}", pinned.cut);
+    }
+
+    /// Dead letters, each with how often it was written.
+    pub(crate) fn letters(&self) -> BTreeMap<(i64, i64), usize> {
+        let mut letters = BTreeMap::new();
+        for record in self.log.records(LETTERS_TOPIC, 0) {
+            let value: serde_json::Value = serde_json::from_slice(&record.value.expect("a letter")).expect("JSON");
+            assert_eq!((value["source"].as_str(), value["value"].as_str()), (Some("events"), Some("{\"k\":1,")));
+            assert!(value["reason"].as_str().is_some_and(|reason| reason.contains("not JSON")), "{value}");
+            let place = (value["partition"].as_i64().expect("a number"), value["offset"].as_i64().expect("a number"));
+            *letters.entry(place).or_default() += 1;
+        }
+        letters
+    }
+}
+
+pub(crate) fn window_end(ts: i64) -> i64 {
+    (ts.div_euclid(WINDOW_US) + 1) * WINDOW_US
+}
+
+/// Rows of one partition that were in time, by its own earlier offsets.
+fn not_late(events: &[Option<Event1>]) -> Vec<Event1> {
+    let mut newest = None;
+    let mut kept = Vec::new();
+    for event in events.iter().flatten() {
+        let Some(ts) = event.ts else {
+            kept.push(*event);
+            continue;
+        };
+        if newest.is_none_or(|newest| ts >= newest - DELAY_US) {
+            kept.push(*event);
+        }
+        newest = newest.max(Some(ts));
+    }
+    kept
+}
+
+fn event_json(event: Event1) -> Bytes {
+    let micros = |ts: i64| format!("\"1970-01-01T00:00:{:02}.{:06}\"", ts / 1_000_000, ts % 1_000_000);
+    let ts = event.ts.map_or("null".to_owned(), micros);
+    let end = event.ts.map_or("null".to_owned(), |ts| micros(window_end(ts)));
+    format!("{{\"k\":{},\"v\":{},\"ts\":{ts},\"window_end\":{end}}}", event.k, event.v).into()
+}
+
+/// Rows of numbers and timestamps, each with how often it is there.
+pub(crate) fn rows_of(version: &Version) -> BTreeMap<Row, usize> {
+    let mut rows = BTreeMap::new();
+    for batch in version.scan(None, 10) {
+        for row in 0..batch.num_rows() {
+            let values = (0..batch.num_columns()).map(|column| value(&batch, column, row));
+            *rows.entry(values.collect::<Row>()).or_default() += 1;
+        }
+    }
+    rows
+}
+
+fn value(batch: &RecordBatch, column: usize, row: usize) -> Option<i64> {
+    let column = batch.column(column);
+    let is_time = matches!(column.data_type(), DataType::Timestamp(..));
+    let value = || match is_time {
+        true => column.as_primitive::<TimestampMicrosecondType>().value(row),
+        false => column.as_primitive::<Int64Type>().value(row),
+    };
+    column.is_valid(row).then(value)
+}
+
+fn column(name: &str, sql_type: SqlType, nullable: bool) -> Column {
+    Column { name: name.to_owned(), sql_type, nullable, hidden: false, default: None }
+}
+
+fn source() -> Relation {
+    let columns = vec![
+        column("k", SqlType::BigInt, true),
+        column("v", SqlType::BigInt, true),
+        column("ts", SqlType::Timestamp, true),
+        column("window_end", SqlType::Timestamp, true),
+        column("p", SqlType::BigInt, true),
+        column("offset", SqlType::BigInt, true),
+    ];
+    let include = |kind, column| Include { kind, column };
+    let definition = SourceDefinition {
+        topic: SOURCE_TOPIC,
+        topic_name: "events".to_owned(),
+        encoding: Encoding::PlainJson,
+        includes: vec![include(IncludeKind::Partition, 4), include(IncludeKind::Offset, 5)],
+        watermark: Some(Watermark { column: 2, delay_us: DELAY_US }),
+    };
+    let depends_on = vec![Dependency::Topic(SOURCE_TOPIC)];
+    relation(SOURCE, "events", columns, RelationKind::Source(definition), depends_on)
+}
+
+fn table() -> Relation {
+    let columns = vec![column("id", SqlType::BigInt, false), column("n", SqlType::BigInt, false)];
+    let definition = TableDefinition {
+        topic: TABLE_TOPIC,
+        topic_name: "accounts".to_owned(),
+        primary_key: vec![0],
+        watermark: None,
+    };
+    let depends_on = vec![Dependency::Topic(TABLE_TOPIC)];
+    relation(TABLE, "accounts", columns, RelationKind::Table(definition), depends_on)
+}
+
+fn relation(
+    id: RelationId,
+    name: &str,
+    columns: Vec<Column>,
+    kind: RelationKind,
+    depends_on: Vec<Dependency>,
+) -> Relation {
+    Relation { id, schema: "public".to_owned(), name: name.to_owned(), columns, kind, depends_on, sql: String::new() }
+}
+
+struct Nodes(Vec<Node>);
+
+impl Nodes {
+    fn add(&mut self, operator: Operator, input: Option<OperatorId>, types: &[DataType]) -> OperatorId {
+        let id = OperatorId(self.0.len() as u32);
+        let field = |(place, data_type): (usize, &DataType)| {
+            GraphField::from_arrow(&Field::new(format!("c{place}"), data_type.clone(), true)).expect("a plain type")
+        };
+        let schema = types.iter().enumerate().map(field).collect();
+        self.0.push(Node { id, operator, inputs: input.into_iter().collect(), schema, append_only: false });
+        id
+    }
+}
+
+fn count() -> Aggregate {
+    let result = DataType::Int64.to_string();
+    Aggregate { function: AggregateFunction::Count, arguments: Vec::new(), distinct: false, filter: None, result }
+}
+
+fn sum(of: usize) -> Aggregate {
+    Aggregate { function: AggregateFunction::Sum, arguments: vec![Scalar::Column(of)], ..count() }
+}
+
+fn number(value: i64) -> Scalar {
+    Scalar::Literal(Literal::from_value(&ScalarValue::Int64(Some(value))).expect("a number"))
+}
+
+fn binary(op: Op, left: Scalar, right: Scalar) -> Scalar {
+    Scalar::Binary { op, left: Box::new(left), right: Box::new(right) }
+}
+
+pub(crate) fn graph_of(kind: Kind) -> (Graph, Vec<Column>) {
+    let (int, time) = (DataType::Int64, DataType::Timestamp(TimeUnit::Microsecond, None));
+    let mut nodes = Nodes(Vec::new());
+    let input = |nodes: &mut Nodes, relation, columns: &[usize], types: &[DataType]| {
+        nodes.add(Operator::Input { relation, columns: columns.to_vec() }, None, types)
+    };
+    let ints = |count| vec![int.clone(); count];
+    match kind {
+        Kind::ByKey => {
+            let rows = input(&mut nodes, SOURCE, &[0, 1], &ints(2));
+            let by_key = Operator::Aggregate { group: vec![Scalar::Column(0)], aggregates: vec![count(), sum(1)] };
+            nodes.add(by_key, Some(rows), &ints(3));
+        }
+        Kind::Total(of) => {
+            let rows = input(&mut nodes, of, &[1, 2], &ints(2));
+            let total = Operator::Aggregate { group: Vec::new(), aggregates: vec![sum(0), sum(1)] };
+            nodes.add(total, Some(rows), &ints(2));
+        }
+        Kind::TableTotal => {
+            let rows = input(&mut nodes, TABLE, &[1], &ints(1));
+            let total = Operator::Aggregate { group: Vec::new(), aggregates: vec![sum(0)] };
+            nodes.add(total, Some(rows), &ints(1));
+        }
+        Kind::Divided => {
+            let rows = input(&mut nodes, TABLE, &[0, 1], &ints(2));
+            let divided = binary(Op::Divide, number(100), Scalar::Column(1));
+            nodes.add(Operator::Project { expressions: vec![Scalar::Column(0), divided] }, Some(rows), &ints(2));
+        }
+        Kind::Filtered => {
+            let rows = input(&mut nodes, SOURCE, &[4, 5, 0, 1], &ints(4));
+            let predicate = binary(Op::Gt, Scalar::Column(3), number(5));
+            let some = nodes.add(Operator::Filter { predicate }, Some(rows), &ints(4));
+            let expressions = (0..3).map(Scalar::Column).collect();
+            nodes.add(Operator::Project { expressions }, Some(some), &ints(3));
+        }
+        Kind::Closed => {
+            let two = [time.clone(), int.clone()];
+            let three = [time, int.clone(), int];
+            let rows = input(&mut nodes, SOURCE, &[3, 1], &two);
+            let in_time = nodes.add(Operator::DropLate {}, Some(rows), &two);
+            let by_window = Operator::Aggregate { group: vec![Scalar::Column(0)], aggregates: vec![count(), sum(1)] };
+            let windows = nodes.add(by_window, Some(in_time), &three);
+            nodes.add(Operator::EmitOnClose { window_end: 0 }, Some(windows), &three);
+        }
+    }
+    let output = OperatorId(nodes.0.len() as u32 - 1);
+    let of_output = nodes.0[output.0 as usize].schema.iter().map(|field| {
+        let sql_type = mainstem_sql::sql_type(&field.to_arrow().expect("a plain type"));
+        column(&field.name, sql_type, true)
+    });
+    let columns = of_output.collect();
+    let graph = Graph { version: GRAPH_VERSION, nodes: nodes.0, output, settings: BTreeMap::new() };
+    graph.check().expect("a good graph");
+    (graph, columns)
+}

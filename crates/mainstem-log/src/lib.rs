@@ -1,0 +1,37 @@
+//! The log: the one durable, ordered history that everything else is derived from.
+//!
+//! Words: an [`Entry`] is one atomic append that may span partitions and topics; its [`Csn`] is its place on the one
+//! time line of the process. The *commit log* holds all entries interleaved and is what is synced; *segments* hold each
+//! partition's batches in Kafka's format and are what is read. The *high watermark* of a partition ends what any reader
+//! may see. The *order* remembers which offsets each CSN covers. A *hold* keeps retention away from what a reader needs.
+//!
+//! Always true here (DESIGN section 4):
+//! - nothing above the high watermark is visible through any method that reads;
+//! - an acknowledgement ([`Done`]) fires only after the entry is durable and visible, in CSN order;
+//! - an entry is visible as a whole or not at all, also after a crash;
+//! - conditions are judged at the moment the CSN is given, against all entries accepted before it;
+//! - offsets are dense when given; segments rule up to the last checkpoint, the commit log after it.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
+
+mod contract;
+mod log;
+
+mod checkpoint;
+mod codec;
+mod commit;
+mod failure;
+mod hold;
+mod order;
+mod partition;
+mod producer;
+mod read;
+mod recovery;
+mod retention;
+mod segment;
+mod sequence;
+mod shared;
+
+pub use contract::*;
+pub use hold::Hold;
+pub use log::{CommitThread, Log};

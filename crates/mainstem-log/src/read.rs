@@ -1,0 +1,320 @@
+//! Reading: batches by offset, offsets by time, the order.
+//!
+//! Always true here: what is answered lies below the high watermark that was read first; every batch's header follows the
+//! one before it, or the partition stops there. The CRC of a batch is the reader's to check.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mainstem_kafka_wire::batch::{BatchHeader, HEADER_BYTES};
+use mainstem_kafka_wire::records::records;
+
+use crate::failure::at;
+use crate::partition::{DamagedAt, Partition, ReadHint};
+use crate::segment::{HeaderScan, OpenSegment, ScanError, Segment, SegmentIndex, parse_at};
+use crate::shared::Shared;
+use crate::{Read, ReadError, TopicPartition};
+
+/// Read beyond what was asked for, to step over the batches between an index entry and the offset.
+const SLACK_BYTES: usize = 8 << 10;
+
+/// What a reader wants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) offset: i64,
+    pub(crate) end: i64,
+    pub(crate) bytes_max: usize,
+    pub(crate) at_least_one: bool,
+}
+
+/// Whole batches found in one segment.
+struct Found {
+    batches: Bytes,
+    next_offset: i64,
+    position: u64,
+}
+
+/// Where a batch is believed to begin.
+#[derive(Clone, Copy)]
+struct Place {
+    offset: i64,
+    position: u64,
+}
+
+impl Shared {
+    pub(crate) fn read(&self, id: TopicPartition, wanted: Wanted) -> Result<Read, ReadError> {
+        let partition = self.find(id).ok_or(ReadError::UnknownPartition(id))?;
+        let (high_watermark, start_offset) = (partition.high_watermark(), partition.start());
+        let offset = wanted.offset;
+        if offset < start_offset || offset > high_watermark {
+            return Err(ReadError::OutOfRange { offset, start: start_offset, end: high_watermark });
+        }
+        let mut end = high_watermark.min(wanted.end);
+        if let Some(damage) = partition.damage() {
+            if offset >= damage.offset {
+                return Err(damaged(id, damage));
+            }
+            end = end.min(damage.offset);
+        }
+        if offset >= end || wanted.bytes_max == 0 && !wanted.at_least_one {
+            return Ok(Read { batches: Bytes::new(), next_offset: offset, high_watermark, start_offset });
+        }
+        let found = self.read_segment(&partition, Wanted { end, ..wanted })?;
+        Ok(Read { batches: found.batches, next_offset: found.next_offset, high_watermark, start_offset })
+    }
+
+    fn read_segment(&self, partition: &Partition, wanted: Wanted) -> Result<Found, ReadError> {
+        let segment = self.segment_of(partition, wanted.offset)?;
+        let open = self.open_segment(partition, &segment, wanted.offset)?;
+        let hint = partition.hint(wanted.offset).filter(|hint| hint.segment == segment.base_offset);
+        let place = match hint {
+            Some(hint) => Place { offset: hint.offset, position: hint.position },
+            None => self.look_up(partition, &segment, &open, |index| index.before_offset(wanted.offset))?,
+        };
+        let found = match collect(&open.file, segment.len(), place, wanted) {
+            // The place may be what is wrong: an index is never evidence.
+            Err(ScanError::Damaged { .. }) if place.position > 0 => {
+                *open.index.lock() = None;
+                self.rebuild(partition, &segment, &open)?;
+                let place = self.look_up(partition, &segment, &open, |index| index.before_offset(wanted.offset))?;
+                collect(&open.file, segment.len(), place, wanted)
+            }
+            other => other,
+        };
+        let found = found.map_err(|error| self.stop(partition, &segment, error))?;
+        let (offset, position) = (found.next_offset, found.position);
+        if !found.batches.is_empty() {
+            partition.remember(ReadHint { offset, segment: segment.base_offset, position });
+        }
+        Ok(found)
+    }
+
+    fn segment_of(&self, partition: &Partition, offset: i64) -> Result<Arc<Segment>, ReadError> {
+        partition.segment_of(offset).ok_or_else(|| {
+            let (start, end) = (partition.start(), partition.high_watermark());
+            ReadError::OutOfRange { offset, start, end }
+        })
+    }
+
+    fn open_segment(
+        &self,
+        partition: &Partition,
+        segment: &Segment,
+        offset: i64,
+    ) -> Result<Arc<OpenSegment>, ReadError> {
+        self.storage.segments.open(segment).map_err(|error| {
+            let (start, end) = (partition.start(), partition.high_watermark());
+            if error.kind() == io::ErrorKind::NotFound && offset < start {
+                return ReadError::OutOfRange { offset, start, end };
+            }
+            at(&segment.path())(error).into()
+        })
+    }
+
+    /// Asks the segment's index, loading it when needed.
+    fn look_up(
+        &self,
+        partition: &Partition,
+        segment: &Segment,
+        open: &OpenSegment,
+        ask: impl Fn(&SegmentIndex) -> (i64, u64),
+    ) -> Result<Place, ReadError> {
+        let mut guard = open.index.lock();
+        if guard.is_none() {
+            let loaded = SegmentIndex::load(&*self.storage.disk, segment, &open.file, self.storage.index_interval);
+            match loaded {
+                Ok(index) => *guard = Some(index),
+                // Behind the index there is damage: what lies before it can be read without one.
+                Err(ScanError::Damaged { .. }) => return Ok(Place { offset: segment.base_offset, position: 0 }),
+                Err(error) => return Err(self.stop(partition, segment, error)),
+            }
+        }
+        let (offset, position) = guard.as_ref().map_or((segment.base_offset, 0), ask);
+        Ok(Place { offset, position })
+    }
+
+    fn rebuild(&self, partition: &Partition, segment: &Segment, open: &OpenSegment) -> Result<(), ReadError> {
+        match SegmentIndex::rebuild(segment, &open.file, self.storage.index_interval) {
+            Ok(index) => *open.index.lock() = Some(index),
+            // The walk from the start will find the damage where it is.
+            Err(ScanError::Damaged { .. }) => {}
+            Err(error) => return Err(self.stop(partition, segment, error)),
+        }
+        Ok(())
+    }
+
+    /// Stops a partition at damage.
+    fn stop(&self, partition: &Partition, segment: &Segment, error: ScanError) -> ReadError {
+        match error {
+            ScanError::Io(error) => at(&segment.path())(error).into(),
+            ScanError::Damaged { position, offset } => {
+                let place = format!("{} at byte {position}: no batch of offset {offset}", segment.path());
+                let damage = DamagedAt { offset, place };
+                if partition.stop_at(damage.clone()) {
+                    tracing::error!(partition = %partition.id, place = %damage.place, "damaged");
+                }
+                damaged(partition.id, damage)
+            }
+        }
+    }
+
+    /// Offset and time of the first record whose timestamp is at least `timestamp`.
+    pub(crate) fn offset_for_timestamp(
+        &self,
+        id: TopicPartition,
+        timestamp: i64,
+    ) -> Result<Option<(i64, i64)>, ReadError> {
+        let partition = self.find(id).ok_or(ReadError::UnknownPartition(id))?;
+        let (start, end) = (partition.start(), partition.high_watermark());
+        for segment in partition.segments().iter().filter(|segment| segment.max_timestamp() >= timestamp) {
+            if segment.base_offset >= end {
+                break;
+            }
+            let open = self.open_segment(&partition, segment, segment.base_offset)?;
+            let place = self.look_up(&partition, segment, &open, |index| index.before_timestamp(timestamp))?;
+            let (position, offset) = (place.position, place.offset);
+            let mut scan = HeaderScan { file: &open.file, position, end: segment.len(), offset };
+            loop {
+                let next = scan.next().map_err(|error| self.stop(&partition, segment, error))?;
+                let Some((header, position)) = next.filter(|(header, _)| header.base_offset < end) else { break };
+                if header.max_timestamp < timestamp || header.next_offset() <= start {
+                    continue;
+                }
+                if let Some(found) = self.record_at(&partition, segment, &open, (&header, position), timestamp)? {
+                    return Ok(Some(found));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn record_at(
+        &self,
+        partition: &Partition,
+        segment: &Segment,
+        open: &OpenSegment,
+        (header, position): (&BatchHeader, u64),
+        timestamp: i64,
+    ) -> Result<Option<(i64, i64)>, ReadError> {
+        let mut bytes = vec![0; header.total_bytes()];
+        open.file.read_exact_at(&mut bytes, position).map_err(at(&segment.path()))?;
+        let broken = || self.stop(partition, segment, ScanError::Damaged { position, offset: header.base_offset });
+        for record in records(&Bytes::from(bytes)).map_err(|_| broken())? {
+            let record = record.map_err(|_| broken())?;
+            if record.timestamp >= timestamp && record.offset >= partition.start() {
+                return Ok(Some((record.offset, record.timestamp)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+pub(crate) fn damaged(partition: TopicPartition, damage: DamagedAt) -> ReadError {
+    ReadError::Damaged { partition, offset: damage.offset, place: damage.place }
+}
+
+/// Whole batches from the one that holds `wanted.offset` on, walking from `place`.
+fn collect(
+    file: &Arc<dyn mainstem_disk::DiskFile>,
+    len: u64,
+    mut place: Place,
+    wanted: Wanted,
+) -> Result<Found, ScanError> {
+    let mut room = wanted.bytes_max.saturating_add(SLACK_BYTES);
+    loop {
+        let buffer = read_up_to(file, place.position, len, room).map_err(ScanError::Io)?;
+        match walk(&buffer, place, wanted)? {
+            Walk::Found { start, end, next_offset } => {
+                let position = place.position + end as u64;
+                return Ok(Found { batches: Bytes::from(buffer).slice(start..end), next_offset, position });
+            }
+            Walk::Skip { bytes, offset } => {
+                place = Place { offset, position: place.position + bytes as u64 };
+            }
+            Walk::Need { bytes, offset, batch_bytes } => {
+                // With room for the whole batch, a batch that is not whole ends with the file.
+                let is_cut = bytes == 0 && room >= batch_bytes;
+                place = Place { offset, position: place.position + bytes as u64 };
+                if is_cut || place.position + batch_bytes as u64 > len {
+                    return Err(ScanError::Damaged { position: place.position, offset });
+                }
+                room = batch_bytes;
+            }
+        }
+    }
+}
+
+fn read_up_to(file: &Arc<dyn mainstem_disk::DiskFile>, position: u64, len: u64, room: usize) -> io::Result<Vec<u8>> {
+    let bytes = usize::try_from(len.saturating_sub(position)).unwrap_or(usize::MAX).min(room);
+    let mut buffer = vec![0; bytes];
+    let mut filled = 0;
+    while filled < bytes {
+        match file.read_at(buffer.get_mut(filled..).unwrap_or_default(), position + filled as u64)? {
+            0 => break,
+            n => filled += n,
+        }
+    }
+    buffer.truncate(filled);
+    Ok(buffer)
+}
+
+/// How a walk over a buffer ended.
+enum Walk {
+    /// Batches in `start..end`, none when none fits.
+    Found { start: usize, end: usize, next_offset: i64 },
+    /// All that is in the buffer lies before the offset.
+    Skip { bytes: usize, offset: i64 },
+    /// The first batch begins after `bytes` and is larger than the buffer.
+    Need { bytes: usize, offset: i64, batch_bytes: usize },
+}
+
+fn walk(buffer: &[u8], place: Place, wanted: Wanted) -> Result<Walk, ScanError> {
+    let mut position = 0;
+    let mut offset = place.offset;
+    let mut start = None;
+    loop {
+        let rest = buffer.get(position..).unwrap_or_default();
+        if start.is_some() && (offset >= wanted.end || rest.len() < HEADER_BYTES) {
+            break;
+        }
+        if rest.len() < HEADER_BYTES {
+            // At the very front this is a file that ends too early.
+            let at_front = position == 0;
+            let damage = ScanError::Damaged { position: place.position, offset };
+            return if at_front { Err(damage) } else { Ok(Walk::Skip { bytes: position, offset }) };
+        }
+        let damage = ScanError::Damaged { position: place.position + position as u64, offset };
+        let Some(header) = parse_at(rest, offset) else {
+            // What lies before it can still be read.
+            if start.is_some() {
+                break;
+            }
+            return Err(damage);
+        };
+        let total = header.total_bytes();
+        if header.next_offset() > wanted.offset {
+            let begin = start.unwrap_or(position);
+            let is_first = start.is_none();
+            if position + total - begin > wanted.bytes_max && !(is_first && wanted.at_least_one) {
+                start = Some(begin);
+                break;
+            }
+            if total > rest.len() {
+                if is_first {
+                    return Ok(Walk::Need { bytes: position, offset, batch_bytes: total });
+                }
+                break;
+            }
+            start = Some(begin);
+        }
+        position += total;
+        offset = header.next_offset();
+        if position > buffer.len() {
+            return Ok(Walk::Skip { bytes: position, offset });
+        }
+    }
+    let start = start.unwrap_or(position);
+    let next_offset = if position > start { offset } else { wanted.offset };
+    Ok(Walk::Found { start, end: position, next_offset })
+}

@@ -1,0 +1,7 @@
+//! The log from outside: its contract, damage and faults, and the simulation of crashes.
+
+mod contract;
+mod damage;
+mod faults;
+mod rig;
+mod simulation;

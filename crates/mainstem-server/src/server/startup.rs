@@ -1,0 +1,127 @@
+//! The steps of a start.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use mainstem_broker::{Broker, BrokerConfig};
+use mainstem_catalog::{Catalog, DEAD_LETTERS_TOPIC, Event, Topic, TopicOwner};
+use mainstem_connectors::topic::EmbeddedLog;
+use mainstem_disk::{LockedDir, RealDisk, SystemClock, SystemRandom};
+use mainstem_engine::batch::ContextOptions;
+use mainstem_engine::tables::Tables;
+use mainstem_engine::{Engine, EngineConfig, EngineParts};
+use mainstem_log::{CommitThread, Log, LogConfig};
+use mainstem_session::{Shared, SharedParts};
+use tokio::runtime::Runtime;
+use tracing_subscriber::EnvFilter;
+
+use super::definitions::BrokerCatalogs;
+use crate::config::Config;
+
+/// What a data directory opens to.
+pub(super) struct Opened {
+    pub(super) log: Log,
+    pub(super) commit_thread: CommitThread,
+    pub(super) broker: Broker,
+    pub(super) engine: Engine,
+    pub(super) tables: Tables,
+}
+
+pub(super) fn log_to_stderr(level: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(level).with_context(|| format!("log-level {level:?} is not understood"))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    Ok(())
+}
+
+/// Deep queries are planned by recursion: the stacks are larger than the default.
+pub(super) fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().thread_stack_size(8 << 20).enable_all().build()
+}
+
+pub(super) fn lock(dir: &Path) -> anyhow::Result<LockedDir> {
+    LockedDir::acquire(dir).with_context(|| format!("cannot use the data directory {}", dir.display()))
+}
+
+/// Recovers the log, reads the definitions, restores the views. Blocks.
+pub(super) fn open(config: &Config) -> anyhow::Result<Opened> {
+    let place = || format!("opening the data directory {}", config.data_dir.display());
+    let disk = Arc::new(RealDisk::new(&config.data_dir).with_context(place)?);
+    let clock = Arc::new(SystemClock::default());
+    let (log, report) = Log::open(disk.clone(), clock.clone(), LogConfig::default()).with_context(place)?;
+    if report.torn_bytes_cut > 0 {
+        tracing::warn!(bytes = report.torn_bytes_cut, "cut a torn tail that was never acknowledged");
+    }
+    for damage in &report.damage {
+        tracing::error!(file = damage.file, position = damage.position, "damaged: {}", damage.meaning);
+    }
+    let commit_thread = log.start();
+    let broker_config = BrokerConfig {
+        auto_create_topics: config.auto_create_topics,
+        default_partitions: config.default_partitions,
+        clamp_replication_factor: config.clamp_replication_factor,
+        message_bytes_max: config.message_max_bytes,
+        ..BrokerConfig::default()
+    };
+    let broker = Broker::open(log.clone(), broker_config, clock.clone(), Arc::new(SystemRandom)).with_context(place)?;
+    create_dead_letters(&broker).with_context(place)?;
+    let embedded = Arc::new(EmbeddedLog::of_broker(&broker).with_context(place)?);
+    let parts = EngineParts {
+        input: embedded.clone(),
+        output: embedded,
+        disk,
+        clock: clock.clone(),
+        config: EngineConfig {
+            checkpoint_interval: Duration::from_secs(config.checkpoint_interval_seconds),
+            ..EngineConfig::default()
+        },
+    };
+    let (engine, report) = Engine::open(parts, broker.catalog()).with_context(place)?;
+    for warning in &report.warnings {
+        tracing::warn!("{warning}");
+    }
+    let tables = Tables::new(engine.clone(), clock, ContextOptions::default());
+    Ok(Opened { log, commit_thread, broker, engine, tables })
+}
+
+/// The topic of records that do not decode exists from the first start, so that anyone can follow it.
+fn create_dead_letters(broker: &Broker) -> anyhow::Result<()> {
+    let topic = Topic {
+        id: uuid::Uuid::new_v4(),
+        name: DEAD_LETTERS_TOPIC.to_owned(),
+        partitions: 1,
+        owner: TopicOwner::Internal,
+        configs: BTreeMap::new(),
+    };
+    let decide = |catalog: &Catalog| {
+        let exists = catalog.topic_named(DEAD_LETTERS_TOPIC).is_some();
+        Ok::<_, Infallible>(if exists { vec![] } else { vec![Event::TopicCreated { topic }] })
+    };
+    broker.change_catalog_blocking(decide)?;
+    Ok(())
+}
+
+pub(super) fn shared(config: &Config, engine: &Engine, tables: Tables, catalogs: BrokerCatalogs) -> Arc<Shared> {
+    Arc::new(Shared::new(SharedParts {
+        engine: engine.clone(),
+        tables,
+        catalogs: Arc::new(catalogs),
+        query_memory_bytes: config.query_memory_bytes,
+        query_partitions: 2,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }))
+}
+
+/// Returns at SIGTERM or Ctrl-C.
+pub(super) async fn stop_signal() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => interrupt?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! One SQL session as a state machine: a statement becomes a catalog change, a write, a job or rows.
+//!
+//! Words: [`Shared`] is what all sessions of a server have in common; [`Catalogs`] is how definitions are changed, durably,
+//! by whoever owns them; a *response* is what a statement gives; a session has *seen* the cuts of its own writes and
+//! definitions, and of no read it makes may they be missing.
+//!
+//! Always true here: no sockets and no files; a statement that fails inside a transaction makes it a failed one; what a
+//! SELECT reads is one cut that holds all that its session has seen; no statement is recognised by its text.
+
+mod catalogs;
+mod copy;
+mod ddl;
+mod explain;
+mod parameters;
+mod query;
+mod session;
+mod settings;
+mod shared;
+mod show;
+mod system;
+mod transactions;
+mod values;
+
+pub use catalogs::{CatalogDecision, Catalogs};
+pub use copy::{CopyIn, CopyOut};
+pub use parameters::{Description, Parameter};
+pub use session::{Response, RowStream, Session, Tag};
+pub use shared::{Shared, SharedParts};
+pub use transactions::TransactionStatus;
+pub use values::{
+    Cells, Format, PgType, ResultColumn, RowEncoder, column_from_text, oid_of, parameter_text, pg_type,
+    sql_type_of_oid, write_text,
+};

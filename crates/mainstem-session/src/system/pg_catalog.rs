@@ -1,0 +1,387 @@
+//! `pg_catalog`, as psql 15 and the JDBC driver read it.
+
+use std::sync::Arc;
+
+use datafusion::catalog::SchemaProvider;
+use mainstem_catalog::{Catalog, Relation, RelationKind, SqlType};
+
+use super::builder::{Cell, Tables, row};
+use crate::session::Session;
+use crate::values::{oid_of, pg_type};
+
+/// Fixed oids.
+pub(super) const OWNER: u32 = 10;
+pub(super) const PG_CATALOG: u32 = 11;
+pub(super) const PUBLIC: u32 = 2200;
+pub(super) const INFORMATION_SCHEMA: u32 = 13000;
+pub(super) const MAINSTEM: u32 = 13001;
+const DATABASE: u32 = 5;
+const HEAP: u32 = 2;
+const BTREE: u32 = 403;
+
+/// Oid of the index and of the constraint of a table's primary key: high above the ids of relations.
+pub(super) fn index_oid(relation: &Relation) -> u32 {
+    0x4000_0000 | relation.id.0
+}
+
+pub(super) fn constraint_oid(relation: &Relation) -> u32 {
+    0x5000_0000 | relation.id.0
+}
+
+/// Indexes of the declared primary key's columns.
+pub(super) fn primary_key(relation: &Relation) -> Option<&[usize]> {
+    match &relation.kind {
+        RelationKind::Table(table) if table.primary_key.iter().all(|i| !relation.columns[*i].hidden) => {
+            Some(&table.primary_key)
+        }
+        _ => None,
+    }
+}
+
+/// Sources have no options that psql could show, so they are tables to it.
+pub(super) fn relkind(relation: &Relation) -> &'static str {
+    match relation.kind {
+        RelationKind::Source(_) | RelationKind::Table(_) => "r",
+        RelationKind::View(_) => "v",
+        RelationKind::MaterializedView(_) => "m",
+    }
+}
+
+/// Types: oid, name, length, category, array's oid.
+pub(super) const TYPES: &[(u32, &str, i64, &str, u32)] = &[
+    (16, "bool", 1, "B", 1000),
+    (17, "bytea", -1, "U", 1001),
+    (18, "char", 1, "Z", 1002),
+    (19, "name", 64, "S", 1003),
+    (20, "int8", 8, "N", 1016),
+    (21, "int2", 2, "N", 1005),
+    (23, "int4", 4, "N", 1007),
+    (25, "text", -1, "S", 1009),
+    (26, "oid", 4, "N", 1028),
+    (114, "json", -1, "U", 199),
+    (700, "float4", 4, "N", 1021),
+    (701, "float8", 8, "N", 1022),
+    (705, "unknown", -2, "X", 0),
+    (1042, "bpchar", -1, "S", 1014),
+    (1043, "varchar", -1, "S", 1015),
+    (1082, "date", 4, "D", 1182),
+    (1083, "time", 8, "D", 1183),
+    (1114, "timestamp", 8, "D", 1115),
+    (1184, "timestamptz", 8, "D", 1185),
+    (1186, "interval", 16, "T", 1187),
+    (1700, "numeric", -1, "N", 1231),
+    (2205, "regclass", 4, "N", 2210),
+    (2206, "regtype", 4, "N", 2211),
+    (2249, "record", -1, "P", 2287),
+    (2950, "uuid", 16, "U", 2951),
+    (3802, "jsonb", -1, "U", 3807),
+];
+
+/// Tables that are always empty: what they hold elsewhere does not exist here.
+pub(super) const EMPTY: &[(&str, &str)] = &[
+    ("pg_attrdef", "oid:o adrelid:o adnum:i2 adbin:t"),
+    ("pg_auth_members", "roleid:o member:o grantor:o admin_option:b"),
+    ("pg_cast", "oid:o castsource:o casttarget:o castfunc:o castcontext:t castmethod:t"),
+    (
+        "pg_collation",
+        "oid:o collname:t collnamespace:o collowner:o collprovider:t collisdeterministic:b collencoding:i4 collcollate:t collctype:t colliculocale:t collversion:t",
+    ),
+    ("pg_conversion", "oid:o conname:t connamespace:o conowner:o"),
+    ("pg_depend", "classid:o objid:o objsubid:i4 refclassid:o refobjid:o refobjsubid:i4 deptype:t"),
+    ("pg_description", "objoid:o classoid:o objsubid:i4 description:t"),
+    ("pg_enum", "oid:o enumtypid:o enumsortorder:f4 enumlabel:t"),
+    ("pg_event_trigger", "oid:o evtname:t evtevent:t evtowner:o evtfoid:o evtenabled:t"),
+    ("pg_extension", "oid:o extname:t extowner:o extnamespace:o extrelocatable:b extversion:t"),
+    ("pg_foreign_data_wrapper", "oid:o fdwname:t fdwowner:o fdwhandler:o fdwvalidator:o"),
+    ("pg_foreign_server", "oid:o srvname:t srvowner:o srvfdw:o srvtype:t srvversion:t srvoptions:ta"),
+    ("pg_foreign_table", "ftrelid:o ftserver:o ftoptions:ta"),
+    ("pg_inherits", "inhrelid:o inhparent:o inhseqno:i4 inhdetachpending:b"),
+    ("pg_language", "oid:o lanname:t lanowner:o lanispl:b lanpltrusted:b"),
+    ("pg_opclass", "oid:o opcmethod:o opcname:t opcnamespace:o opcdefault:b opckeytype:o opcintype:o"),
+    ("pg_operator", "oid:o oprname:t oprnamespace:o oprowner:o oprkind:t oprleft:o oprright:o oprresult:o"),
+    ("pg_partitioned_table", "partrelid:o partstrat:t partnatts:i2"),
+    ("pg_policy", "oid:o polname:t polrelid:o polcmd:t polpermissive:b polroles:t polqual:t polwithcheck:t"),
+    (
+        "pg_proc",
+        "oid:o proname:t pronamespace:o proowner:o prolang:o prokind:t proretset:b provolatile:t pronargs:i2 prorettype:o proargtypes:t prosrc:t proisstrict:b",
+    ),
+    (
+        "pg_publication",
+        "oid:o pubname:t pubowner:o puballtables:b pubinsert:b pubupdate:b pubdelete:b pubtruncate:b pubviaroot:b",
+    ),
+    ("pg_publication_namespace", "oid:o pnpubid:o pnnspid:o"),
+    ("pg_publication_rel", "oid:o prpubid:o prrelid:o prqual:t prattrs:a"),
+    ("pg_range", "rngtypid:o rngsubtype:o"),
+    ("pg_rewrite", "oid:o rulename:t ev_class:o ev_type:t ev_enabled:t is_instead:b"),
+    ("pg_seclabel", "objoid:o classoid:o objsubid:i4 provider:t label:t"),
+    ("pg_sequence", "seqrelid:o seqtypid:o seqstart:i8 seqincrement:i8 seqmax:i8 seqmin:i8 seqcache:i8 seqcycle:b"),
+    ("pg_shdescription", "objoid:o classoid:o description:t"),
+    ("pg_statistic_ext", "oid:o stxrelid:o stxname:t stxnamespace:o stxowner:o stxstattarget:i4 stxkind:ta"),
+    ("pg_stat_activity", "datid:o datname:t pid:i4 usename:t application_name:t state:t query:t"),
+    ("pg_locks", "locktype:t database:o relation:o pid:i4 mode:t granted:b"),
+    (
+        "pg_trigger",
+        "oid:o tgrelid:o tgname:t tgfoid:o tgtype:i2 tgenabled:t tgisinternal:b tgconstraint:o tgparentid:o",
+    ),
+    ("pg_user_mapping", "oid:o umuser:o umserver:o"),
+];
+
+const FILLED: [&str; 15] = [
+    "pg_am",
+    "pg_attribute",
+    "pg_class",
+    "pg_constraint",
+    "pg_database",
+    "pg_index",
+    "pg_namespace",
+    "pg_roles",
+    "pg_settings",
+    "pg_tables",
+    "pg_tablespace",
+    "pg_type",
+    "pg_user",
+    "pg_views",
+    "pg_matviews",
+];
+
+pub(super) fn is_table(name: &str) -> bool {
+    FILLED.contains(&name) || is_always_empty(name)
+}
+
+pub(super) fn is_always_empty(name: &str) -> bool {
+    EMPTY.iter().any(|(known, _)| *known == name)
+}
+
+pub(super) fn schema(session: &Session, catalog: &Catalog) -> Arc<dyn SchemaProvider> {
+    let tables = Tables::default();
+    EMPTY.iter().for_each(|(name, columns)| tables.add(name, columns, vec![]));
+    let (relations, columns) = (classes(catalog), attributes(catalog));
+    tables.add(
+        "pg_class",
+        "oid:o relname:t relnamespace:o reltype:o reloftype:o relowner:o relam:o relfilenode:o reltablespace:o \
+         relpages:i4 reltuples:f4 relallvisible:i4 reltoastrelid:o relhasindex:b relisshared:b relpersistence:t \
+         relkind:t relnatts:i2 relchecks:i2 relhasrules:b relhastriggers:b relhassubclass:b relrowsecurity:b \
+         relforcerowsecurity:b relispopulated:b relreplident:t relispartition:b relrewrite:o relacl:ta reloptions:ta \
+         relpartbound:t",
+        relations,
+    );
+    tables.add(
+        "pg_attribute",
+        "attrelid:o attname:t atttypid:o attstattarget:i4 attlen:i2 attnum:i2 attndims:i4 atttypmod:i4 attbyval:b \
+         attstorage:t attcompression:t attalign:t attnotnull:b atthasdef:b atthasmissing:b attidentity:t \
+         attgenerated:t attisdropped:b attislocal:b attinhcount:i4 attcollation:o attacl:ta attoptions:ta \
+         attfdwoptions:ta",
+        columns,
+    );
+    keys(&tables, catalog);
+    types(&tables);
+    server(&tables, session);
+    definitions(&tables, session, catalog);
+    tables.finish()
+}
+
+fn classes(catalog: &Catalog) -> Vec<Vec<Cell>> {
+    let class = |oid: u32, name: &str, kind: &str, columns: usize, has_index: bool, am: u32| {
+        let mut row = row![oid, name, PUBLIC, 0u32, 0u32, OWNER, am, oid, 0u32, 0i64, -1i64, 0i64, 0u32, has_index];
+        row.extend(row![false, "p", kind, columns as i64, 0i64, false, false, false, false, false, true]);
+        row.extend(row![if has_index { "d" } else { "n" }, false, 0u32, Cell::Null, Cell::Null, Cell::Null]);
+        row
+    };
+    let mut rows = Vec::new();
+    for relation in catalog.relations() {
+        let key = primary_key(relation);
+        let am = if relkind(relation) == "v" { 0 } else { HEAP };
+        let shown = relation.columns.iter().filter(|column| !column.hidden).count();
+        rows.push(class(relation.id.0, &relation.name, relkind(relation), shown, key.is_some(), am));
+        if let Some(key) = key {
+            rows.push(class(index_oid(relation), &format!("{}_pkey", relation.name), "i", key.len(), false, BTREE));
+        }
+    }
+    rows
+}
+
+fn attribute(relation: u32, number: usize, name: &str, sql_type: &SqlType, not_null: bool) -> Vec<Cell> {
+    let told = pg_type(sql_type);
+    let dimensions = i64::from(matches!(sql_type, SqlType::List(_)));
+    let mut row = row![relation, name, told.oid, -1i64, i64::from(told.length), number as i64 + 1, dimensions];
+    row.extend(row![i64::from(told.modifier), told.length > 0 && told.length <= 8, "p", "", "i", not_null, false]);
+    row.extend(row![false, "", "", false, true, 0i64, 0u32, Cell::Null, Cell::Null, Cell::Null]);
+    row
+}
+
+fn attributes(catalog: &Catalog) -> Vec<Vec<Cell>> {
+    let mut rows = Vec::new();
+    for relation in catalog.relations() {
+        for (number, column) in relation.columns.iter().enumerate().filter(|(_, column)| !column.hidden) {
+            let not_null = !column.nullable && matches!(relation.kind, RelationKind::Table(_));
+            rows.push(attribute(relation.id.0, number, &column.name, &column.sql_type, not_null));
+        }
+        for (number, index) in primary_key(relation).unwrap_or_default().iter().enumerate() {
+            let column = &relation.columns[*index];
+            rows.push(attribute(index_oid(relation), number, &column.name, &column.sql_type, false));
+        }
+    }
+    rows
+}
+
+fn keys(tables: &Tables, catalog: &Catalog) {
+    let (mut indexes, mut constraints) = (Vec::new(), Vec::new());
+    for relation in catalog.relations() {
+        let Some(key) = primary_key(relation) else { continue };
+        let numbers = Cell::Int2s(key.iter().map(|i| i16::try_from(i + 1).unwrap_or(i16::MAX)).collect());
+        let (id, index, count) = (relation.id.0, index_oid(relation), key.len() as i64);
+        let mut row = row![index, id, count, count, true, false, true, false, true, false, true, false, true, true];
+        row.extend(row![false, numbers.clone(), Cell::Null, Cell::Null]);
+        indexes.push(row);
+        let name = format!("{}_pkey", relation.name);
+        let mut row = row![constraint_oid(relation), name, PUBLIC, "p", false, false, true, id, 0u32, index, 0u32];
+        row.extend(row![0u32, " ", " ", " ", true, 0i64, true, numbers, Cell::Null, Cell::Null]);
+        constraints.push(row);
+    }
+    tables.add(
+        "pg_index",
+        "indexrelid:o indrelid:o indnatts:i2 indnkeyatts:i2 indisunique:b indnullsnotdistinct:b indisprimary:b \
+         indisexclusion:b indimmediate:b indisclustered:b indisvalid:b indcheckxmin:b indisready:b indislive:b \
+         indisreplident:b indkey:a indexprs:t indpred:t",
+        indexes,
+    );
+    tables.add(
+        "pg_constraint",
+        "oid:o conname:t connamespace:o contype:t condeferrable:b condeferred:b convalidated:b conrelid:o contypid:o \
+         conindid:o conparentid:o confrelid:o confupdtype:t confdeltype:t confmatchtype:t conislocal:b coninhcount:i4 \
+         connoinherit:b conkey:a confkey:a conbin:t",
+        constraints,
+    );
+}
+
+fn types(tables: &Tables) {
+    let mut rows = Vec::new();
+    let one = |oid: u32, name: &str, length: i64, category: &str, element: u32, array: u32| {
+        let kind = if category == "P" { "p" } else { "b" };
+        let by_value = (1..=8).contains(&length);
+        let mut row = row![oid, name, PG_CATALOG, OWNER, length, by_value, kind, category, false, true, ",", 0u32];
+        row.extend(row![element, array, "", "", "i", "p", false, 0u32, -1i64, 0i64, 0u32, Cell::Null]);
+        row
+    };
+    for (oid, name, length, category, array) in TYPES {
+        rows.push(one(*oid, name, *length, category, 0, *array));
+        if *array != 0 {
+            rows.push(one(*array, &format!("_{name}"), -1, "A", *oid, 0));
+        }
+    }
+    tables.add(
+        "pg_type",
+        "oid:o typname:t typnamespace:o typowner:o typlen:i2 typbyval:b typtype:t typcategory:t typispreferred:b \
+         typisdefined:b typdelim:t typrelid:o typelem:o typarray:o typinput:t typoutput:t typalign:t typstorage:t \
+         typnotnull:b typbasetype:o typtypmod:i4 typndims:i4 typcollation:o typdefault:t",
+        rows,
+    );
+}
+
+fn server(tables: &Tables, session: &Session) {
+    let namespaces = [
+        (PG_CATALOG, "pg_catalog"),
+        (PUBLIC, "public"),
+        (INFORMATION_SCHEMA, "information_schema"),
+        (MAINSTEM, "mainstem"),
+    ];
+    let rows = namespaces.map(|(oid, name)| row![oid, name, OWNER, Cell::Null]);
+    tables.add("pg_namespace", "oid:o nspname:t nspowner:o nspacl:ta", rows.to_vec());
+    let mut database =
+        row![DATABASE, session.database.as_str(), OWNER, 6i64, "c", false, true, -1i64, 0u32, 0u32, 0u32];
+    database.extend(row!["C", "C.UTF-8", Cell::Null, Cell::Null, Cell::Null]);
+    tables.add(
+        "pg_database",
+        "oid:o datname:t datdba:o encoding:i4 datlocprovider:t datistemplate:b datallowconn:b datconnlimit:i4 \
+         datfrozenxid:o datminmxid:o dattablespace:o datcollate:t datctype:t daticulocale:t datcollversion:t datacl:ta",
+        vec![database],
+    );
+    let user = session.user.as_str();
+    let mut role = row![OWNER, user, true, true, true, true, true, true, true, -1i64, "********"];
+    role.extend(row![Cell::Null, Cell::Null]);
+    tables.add(
+        "pg_roles",
+        "oid:o rolname:t rolsuper:b rolinherit:b rolcreaterole:b rolcreatedb:b rolcanlogin:b rolreplication:b \
+         rolbypassrls:b rolconnlimit:i4 rolpassword:t rolvaliduntil:t rolconfig:ta",
+        vec![role],
+    );
+    tables.add(
+        "pg_user",
+        "usename:t usesysid:o usecreatedb:b usesuper:b userepl:b usebypassrls:b passwd:t valuntil:t useconfig:ta",
+        vec![row![user, OWNER, true, true, true, true, "********", Cell::Null, Cell::Null]],
+    );
+    tables.add(
+        "pg_am",
+        "oid:o amname:t amhandler:o amtype:t",
+        vec![row![HEAP, "heap", 0u32, "t"], row![BTREE, "btree", 0u32, "i"]],
+    );
+    tables.add("pg_tablespace", "oid:o spcname:t spcowner:o", vec![row![1663u32, "pg_default", OWNER]]);
+    let settings = session.settings.all().into_iter();
+    let settings =
+        settings.map(|(name, value, text)| row![name, value, Cell::Null, "Mainstem", text, "user", "session"]);
+    tables.add("pg_settings", "name:t setting:t unit:t category:t short_desc:t context:t source:t", settings.collect());
+}
+
+fn definitions(tables: &Tables, session: &Session, catalog: &Catalog) {
+    let user = session.user.as_str();
+    let (mut plain, mut views, mut materialized) = (vec![], vec![], vec![]);
+    for relation in catalog.relations() {
+        let name = relation.name.as_str();
+        match &relation.kind {
+            RelationKind::View(view) => views.push(row!["public", name, user, view.query.as_str()]),
+            RelationKind::MaterializedView(view) => {
+                materialized.push(row!["public", name, user, Cell::Null, false, true, view.query.as_str()]);
+            }
+            _ => {
+                plain.push(row!["public", name, user, Cell::Null, primary_key(relation).is_some(), false, false, false])
+            }
+        }
+    }
+    tables.add(
+        "pg_tables",
+        "schemaname:t tablename:t tableowner:t tablespace:t hasindexes:b hasrules:b hastriggers:b rowsecurity:b",
+        plain,
+    );
+    tables.add("pg_views", "schemaname:t viewname:t viewowner:t definition:t", views);
+    tables.add(
+        "pg_matviews",
+        "schemaname:t matviewname:t matviewowner:t tablespace:t hasindexes:b ispopulated:b definition:t",
+        materialized,
+    );
+}
+
+/// The name of a type by its oid, with its modifier: `format_type`.
+pub(super) fn format_type(oid: u32, modifier: Option<i64>) -> String {
+    let element = TYPES.iter().find(|(_, _, _, _, array)| *array == oid && oid != 0);
+    if let Some((element, ..)) = element {
+        return format!("{}[]", format_type(*element, modifier));
+    }
+    let name = match oid {
+        16 => "boolean",
+        20 => "bigint",
+        21 => "smallint",
+        23 => "integer",
+        700 => "real",
+        701 => "double precision",
+        1042 => "character",
+        1043 => "character varying",
+        1083 => "time without time zone",
+        1114 => "timestamp without time zone",
+        1184 => "timestamp with time zone",
+        1700 => match modifier.filter(|modifier| *modifier >= 4) {
+            Some(modifier) => return format!("numeric({},{})", (modifier - 4) >> 16, (modifier - 4) & 0xffff),
+            None => "numeric",
+        },
+        oid => match TYPES.iter().find(|(known, ..)| *known == oid) {
+            Some((_, name, ..)) => name,
+            None => "???",
+        },
+    };
+    name.to_owned()
+}
+
+/// The oid of a type by its name, PostgreSQL's or SQL's.
+pub(super) fn type_oid(name: &str) -> Option<u32> {
+    let by_name = TYPES.iter().find(|(oid, known, ..)| *known == name || format_type(*oid, None) == name);
+    by_name.map(|(oid, ..)| *oid).or_else(|| (name == "text").then(|| oid_of(&SqlType::Text)))
+}

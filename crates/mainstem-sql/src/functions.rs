@@ -1,0 +1,39 @@
+//! The scalar functions that expressions name: DataFusion's, and ours for windows.
+//!
+//! A stored graph names a function; it is looked up here when the graph is compiled. Functions whose result depends on
+//! when or how often they are called are not for views.
+
+mod windows;
+
+use std::sync::Arc;
+
+use datafusion::logical_expr::{ScalarUDF, Volatility};
+
+use crate::error::{SqlError, sqlstate};
+
+pub use windows::{HOP_STARTS, TUMBLE_START, WINDOW_END, WINDOWS_PER_ROW_MAX};
+
+/// A scalar function by its name or an alias: DataFusion's default set and ours, configured as views are planned.
+#[must_use]
+pub fn scalar_function(name: &str) -> Option<Arc<ScalarUDF>> {
+    crate::plan::planning_state().scalar_functions().get(name).cloned()
+}
+
+/// The functions that DataFusion does not have.
+#[must_use]
+pub fn own_functions() -> Vec<Arc<ScalarUDF>> {
+    windows::all()
+}
+
+/// Refuses a function of this volatility in a view, by name.
+pub(crate) fn check_deterministic(name: &str, volatility: Volatility) -> Result<(), SqlError> {
+    let why = match volatility {
+        Volatility::Immutable => return Ok(()),
+        Volatility::Stable => "its result depends on when it is called",
+        Volatility::Volatile => "its result differs from call to call",
+    };
+    let message = format!("function {name}() is not allowed in a materialized view: {why}");
+    Err(SqlError::new(sqlstate::INVALID_DEFINITION, message).with_hint(
+        "Use it in the SELECT that reads the view, or store its result in a column when the row is written.",
+    ))
+}

@@ -1,0 +1,106 @@
+//! A graph as an indented tree, the output first.
+
+use super::{Aggregate, Graph, Node, Operator, OperatorId, SortKey};
+
+impl Graph {
+    /// One line per operator, inputs below their user and further in. `relation` names a relation by its id.
+    #[must_use]
+    pub fn explain(&self, relation: &dyn Fn(mainstem_catalog::RelationId) -> String) -> Vec<String> {
+        let mut lines = Vec::new();
+        self.explain_node(self.output, 0, relation, &mut lines);
+        lines
+    }
+
+    fn explain_node(
+        &self,
+        id: OperatorId,
+        depth: usize,
+        relation: &dyn Fn(mainstem_catalog::RelationId) -> String,
+        lines: &mut Vec<String>,
+    ) {
+        let node = self.node(id);
+        let append_only = if node.append_only { " [append only]" } else { "" };
+        lines.push(format!("{}{}{append_only}", "  ".repeat(depth), self.describe(node, relation)));
+        for input in &node.inputs {
+            self.explain_node(*input, depth + 1, relation, lines);
+        }
+    }
+
+    fn describe(&self, node: &Node, relation: &dyn Fn(mainstem_catalog::RelationId) -> String) -> String {
+        let of = |input: usize, column: usize| {
+            let field = node.inputs.get(input).and_then(|id| self.node(*id).schema.get(column));
+            field.map_or_else(|| format!("#{column}"), |field| field.name.clone())
+        };
+        let name = |column: usize| of(0, column);
+        match &node.operator {
+            Operator::Input { relation: id, .. } => format!("Input {} ({})", relation(*id), columns(node)),
+            Operator::Constant { rows } => format!("Constant {} rows ({})", rows.len(), columns(node)),
+            Operator::Filter { predicate } => format!("Filter {}", predicate.describe(&name)),
+            Operator::Project { expressions } => {
+                let parts = expressions.iter().zip(&node.schema).map(|(expression, field)| {
+                    let text = expression.describe(&name);
+                    if text == field.name { text } else { format!("{text} AS {}", field.name) }
+                });
+                format!("Project {}", parts.collect::<Vec<_>>().join(", "))
+            }
+            Operator::Unnest { column } => format!("Unnest {}", name(*column)),
+            Operator::Aggregate { group, aggregates } => {
+                let group: Vec<_> = group.iter().map(|scalar| scalar.describe(&name)).collect();
+                let aggregates: Vec<_> =
+                    aggregates.iter().map(|aggregate| describe_aggregate(aggregate, &name)).collect();
+                format!("Aggregate by ({}): {}", group.join(", "), aggregates.join(", "))
+            }
+            Operator::Join { kind, on, null_equals_null, filter } => {
+                let left_width = self.node(node.inputs[0]).schema.len();
+                let either = |column: usize| {
+                    if column < left_width { of(0, column) } else { of(1, column - left_width) }
+                };
+                let equal = if *null_equals_null { "IS NOT DISTINCT FROM" } else { "=" };
+                let mut parts: Vec<_> = on
+                    .iter()
+                    .map(|(left, right)| {
+                        format!("{} {equal} {}", left.describe(&name), right.describe(&|column| of(1, column)))
+                    })
+                    .collect();
+                parts.extend(filter.iter().map(|filter| filter.describe(&either)));
+                format!("Join {kind:?} on {}", parts.join(" AND "))
+            }
+            Operator::Union => "Union".to_owned(),
+            Operator::Distinct => "Distinct".to_owned(),
+            Operator::TopN { keys, limit, offset } => {
+                let keys: Vec<_> = keys.iter().map(|key| describe_key(key, &name)).collect();
+                let limit = limit.map_or_else(|| "all".to_owned(), |limit| limit.to_string());
+                let keys = if keys.is_empty() { "the whole row".to_owned() } else { keys.join(", ") };
+                format!("TopN limit {limit} offset {offset} by {keys}")
+            }
+            Operator::DropLate {} => "DropLate".to_owned(),
+            Operator::EmitOnClose { window_end } => format!("EmitOnClose {}", name(*window_end)),
+        }
+    }
+}
+
+fn columns(node: &Node) -> String {
+    node.schema.iter().map(|field| field.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn describe_key(key: &SortKey, name: &dyn Fn(usize) -> String) -> String {
+    let direction = if key.descending { "DESC" } else { "ASC" };
+    let nulls = if key.nulls_first { "FIRST" } else { "LAST" };
+    format!("{} {direction} NULLS {nulls}", key.expression.describe(name))
+}
+
+fn describe_aggregate(aggregate: &Aggregate, name: &dyn Fn(usize) -> String) -> String {
+    let mut arguments: Vec<_> = aggregate.arguments.iter().map(|argument| argument.describe(name)).collect();
+    if arguments.is_empty() {
+        arguments.push("*".to_owned());
+    }
+    if let super::AggregateFunction::PercentileCont { fraction_bits } = &aggregate.function {
+        arguments.push(f64::from_bits(*fraction_bits).to_string());
+    }
+    let distinct = if aggregate.distinct { "DISTINCT " } else { "" };
+    let mut text = format!("{}({distinct}{})", aggregate.function.name(), arguments.join(", "));
+    if let Some(filter) = &aggregate.filter {
+        text.push_str(&format!(" FILTER {}", filter.describe(name)));
+    }
+    text
+}

@@ -1,0 +1,342 @@
+//! The operator graph of a materialized view: what is stored in the catalog and run by the engine.
+//!
+//! A graph is a list of nodes in topological order, inputs before their users. A node names an operator, its inputs and
+//! the schema of what it gives. Scalars inside name the columns of their input by index. Everything is plain data with a
+//! version; a graph is made once, when the view is created, and never planned again: an upgrade reads the old graph.
+//!
+//! Always true here: ids are the places in the list; an operator's output columns follow the rules given at [`Operator`];
+//! a graph that was written is read back equal, floats by their bits.
+
+mod check;
+mod explain;
+mod literal;
+mod scalar;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use mainstem_catalog::RelationId;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{SqlError, sqlstate};
+
+pub use literal::{Literal, LiteralValue};
+pub use scalar::{IsTest, Scalar};
+
+/// The version of graphs that this code writes, and the newest that it reads.
+pub const GRAPH_VERSION: u32 = 1;
+
+/// The operators of one view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Graph {
+    /// [`GRAPH_VERSION`] of the code that wrote it.
+    pub version: u32,
+    /// In topological order; a node's id is its place here.
+    pub nodes: Vec<Node>,
+    /// The node whose output is the view.
+    pub output: OperatorId,
+    /// Settings that the meaning of functions depends on (`datafusion.execution.time_zone`, ...).
+    pub settings: BTreeMap<String, String>,
+}
+
+/// A node's id, stable for the life of the view: operators keep their state under it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OperatorId(pub u32);
+
+/// One operator in its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its place in [`Graph::nodes`].
+    pub id: OperatorId,
+    /// What it does.
+    pub operator: Operator,
+    /// Where its rows come from, in order.
+    pub inputs: Vec<OperatorId>,
+    /// What its rows are.
+    pub schema: Vec<GraphField>,
+    /// Whether it never takes a row back, whatever happens, as long as its inputs keep what they promise.
+    pub append_only: bool,
+}
+
+/// A column of a node's output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GraphField {
+    /// For people; operators use indexes.
+    pub name: String,
+    /// Arrow's text of the type; parses back.
+    pub data_type: String,
+    /// Whether it may be null.
+    pub nullable: bool,
+    /// The field's metadata (see `arrow_types`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// What a node does with its inputs' rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operator {
+    /// The changes of a relation; output: those of its columns (hidden and included ones too), in this order.
+    Input {
+        /// A source, table or materialized view.
+        relation: RelationId,
+        /// Indexes into the relation's columns.
+        columns: Vec<usize>,
+    },
+    /// VALUES, SELECT without FROM: rows that are there from the start.
+    Constant {
+        /// Each as long as the schema.
+        rows: Vec<Vec<Literal>>,
+    },
+    /// Rows for which the predicate is true. Output: the input's columns.
+    Filter {
+        /// A boolean over the input.
+        predicate: Scalar,
+    },
+    /// Output: the expressions.
+    Project {
+        /// Over the input.
+        expressions: Vec<Scalar>,
+    },
+    /// A row per item of a list column, which is replaced by the item; null and the empty list give no row.
+    Unnest {
+        /// Index of the list column.
+        column: usize,
+    },
+    /// Groups. Output: group columns, then aggregates. Without group columns there is always exactly one row.
+    Aggregate {
+        /// Over the input.
+        group: Vec<Scalar>,
+        /// Over the input.
+        aggregates: Vec<Aggregate>,
+    },
+    /// Pairs of rows. Output: columns of the left input, then of the right.
+    Join {
+        /// Whether left rows without partner are kept.
+        kind: JoinKind,
+        /// Equalities: the first over the left input, the second over the right. At least one.
+        on: Vec<(Scalar, Scalar)>,
+        /// Whether a null key matches a null key.
+        null_equals_null: bool,
+        /// What else must be true for a pair to match, over left ++ right.
+        filter: Option<Scalar>,
+    },
+    /// UNION ALL of any number of inputs.
+    Union,
+    /// Each row once.
+    Distinct,
+    /// Rows `offset .. offset + limit` in key order, ties broken by the whole row in key order of all columns.
+    TopN {
+        /// Over the input.
+        keys: Vec<SortKey>,
+        /// Absent: all after the offset.
+        limit: Option<u64>,
+        /// Rows skipped.
+        offset: u64,
+    },
+    /// Directly above the Input of a source with watermark: takes out rows below their own partition's watermark.
+    DropLate {},
+    /// Holds rows until the watermark has reached the column `window_end`, then gives them, for good.
+    EmitOnClose {
+        /// Index of a timestamp column.
+        window_end: usize,
+    },
+}
+
+/// Kinds of joins. A right join is a left join with its sides swapped and a projection above it; IN and EXISTS are joins
+/// with the distinct keys of the other side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JoinKind {
+    /// Pairs.
+    Inner,
+    /// Pairs, and left rows without partner with nulls for the right.
+    Left,
+}
+
+/// One key of an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SortKey {
+    /// Over the input.
+    pub expression: Scalar,
+    /// Largest first.
+    pub descending: bool,
+    /// Nulls before the others.
+    pub nulls_first: bool,
+}
+
+/// One aggregate of a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aggregate {
+    /// Which.
+    pub function: AggregateFunction,
+    /// Over the input; types are already what the function works on.
+    pub arguments: Vec<Scalar>,
+    /// Of distinct argument values only.
+    pub distinct: bool,
+    /// Only rows for which this is true.
+    pub filter: Option<Scalar>,
+    /// The type of the result, as DataFusion has it.
+    pub result: String,
+}
+
+/// Aggregate functions that have an incremental form. Nulls among the arguments are left out by all of them.
+///
+/// The types are DataFusion's: `sum` over integers is Int64, over unsigned ones UInt64, over floats Float64, over
+/// Decimal128(p, s) Decimal128(min(38, p + 10), s); it wraps on overflow of an integer. `avg` is Float64, or
+/// Decimal128(min(38, p + 4), min(38, s + 4)) over decimals.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AggregateFunction {
+    /// Rows, or rows where no argument is null.
+    Count,
+    /// Sum; null for no values.
+    Sum,
+    /// Mean; null for no values.
+    Avg,
+    /// Smallest.
+    Min,
+    /// Largest.
+    Max,
+    /// `percentile_cont(fraction) WITHIN GROUP (ORDER BY x)`. The one argument is x, a float (DataFusion casts
+    /// integers and decimals to Float64); the fraction is already `1 - fraction` for a descending order.
+    ///
+    /// DataFusion 54's value over the sorted non-null values v[0..n]: none gives null, one gives itself, fraction 0 the
+    /// smallest, 1 the largest; else with `index = fraction * (n - 1)`, `lower = floor(index)`, `upper = ceil(index)`:
+    /// v[lower] if they are the same, else `v[lower] + (v[upper] - v[lower]) * weight` in f64, where the weight is
+    /// quantised: `((index - lower) * 1e6) as usize as f64 / 1e6`. Order is IEEE total order.
+    PercentileCont {
+        /// Bits of the f64, between 0 and 1.
+        fraction_bits: u64,
+    },
+    /// DataFusion 54's median, of the argument's own type: floats (it casts integers to Float64), or decimals. An odd number of values gives the
+    /// middle one; an even number `(low + high) / 2` of the two middle ones, in the native type, truncating; if the sum
+    /// overflows `low / 2 + high / 2 + (low % 2 + high % 2) / 2`. Decimals on their unscaled integers.
+    Median,
+    /// All true.
+    BoolAnd,
+    /// Any true.
+    BoolOr,
+    /// Bits of all.
+    BitAnd,
+    /// Bits of any.
+    BitOr,
+    /// Bits of an odd number.
+    BitXor,
+}
+
+impl AggregateFunction {
+    /// SQL's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            AggregateFunction::Count => "count",
+            AggregateFunction::Sum => "sum",
+            AggregateFunction::Avg => "avg",
+            AggregateFunction::Min => "min",
+            AggregateFunction::Max => "max",
+            AggregateFunction::PercentileCont { .. } => "percentile_cont",
+            AggregateFunction::Median => "median",
+            AggregateFunction::BoolAnd => "bool_and",
+            AggregateFunction::BoolOr => "bool_or",
+            AggregateFunction::BitAnd => "bit_and",
+            AggregateFunction::BitOr => "bit_or",
+            AggregateFunction::BitXor => "bit_xor",
+        }
+    }
+}
+
+impl Graph {
+    /// The node with this id.
+    ///
+    /// # Panics
+    /// If the id is not of this graph.
+    #[must_use]
+    pub fn node(&self, id: OperatorId) -> &Node {
+        &self.nodes[id.0 as usize]
+    }
+
+    /// The schema of the view.
+    pub fn output_schema(&self) -> Result<SchemaRef, SqlError> {
+        self.node(self.output).arrow_schema()
+    }
+
+    /// The relations that are read, each once, in order of id.
+    #[must_use]
+    pub fn relations(&self) -> Vec<RelationId> {
+        let mut relations: Vec<_> = self
+            .nodes
+            .iter()
+            .filter_map(|node| match &node.operator {
+                Operator::Input { relation, .. } => Some(*relation),
+                _ => None,
+            })
+            .collect();
+        relations.sort_unstable();
+        relations.dedup();
+        relations
+    }
+
+    /// For the catalog.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("a graph is plain data")
+    }
+
+    /// From the catalog. A graph of a newer version, or one that breaks this module's rules, is an error.
+    pub fn from_json(json: &serde_json::Value) -> Result<Graph, SqlError> {
+        let internal = |message: String| SqlError::new(sqlstate::INTERNAL, message);
+        let version = json.get("version").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        if version == 0 || version > u64::from(GRAPH_VERSION) {
+            return Err(internal(format!(
+                "operator graph has version {version}; this program reads up to {GRAPH_VERSION}"
+            )));
+        }
+        let graph: Graph = Graph::deserialize(json).map_err(|error| internal(format!("operator graph: {error}")))?;
+        graph.check().map_err(|reason| internal(format!("operator graph: {reason}")))?;
+        Ok(graph)
+    }
+}
+
+impl Node {
+    /// The Arrow schema of the output.
+    pub fn arrow_schema(&self) -> Result<SchemaRef, SqlError> {
+        let fields = self.schema.iter().map(GraphField::to_arrow).collect::<Result<Vec<_>, _>>()?;
+        Ok(Arc::new(Schema::new(fields)))
+    }
+}
+
+impl GraphField {
+    /// From Arrow. A type whose text does not parse back is refused.
+    pub fn from_arrow(field: &Field) -> Result<GraphField, SqlError> {
+        Ok(GraphField {
+            name: field.name().clone(),
+            data_type: type_text(field.data_type())?,
+            nullable: field.is_nullable(),
+            metadata: field.metadata().iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        })
+    }
+
+    /// To Arrow.
+    pub fn to_arrow(&self) -> Result<Field, SqlError> {
+        let field = Field::new(&self.name, parse_type(&self.data_type)?, self.nullable);
+        Ok(field.with_metadata(self.metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect()))
+    }
+}
+
+/// The text under which a type is stored; [`parse_type`] reads it back.
+pub fn type_text(data_type: &DataType) -> Result<String, SqlError> {
+    let text = data_type.to_string();
+    match text.parse::<DataType>() {
+        Ok(parsed) if parsed == *data_type => Ok(text),
+        _ => Err(SqlError::not_supported(format!("values of type {text} cannot be kept in a view"))),
+    }
+}
+
+/// Reads what [`type_text`] wrote.
+pub fn parse_type(text: &str) -> Result<DataType, SqlError> {
+    let error = |error| SqlError::new(sqlstate::INTERNAL, format!("operator graph: type {text}: {error}"));
+    text.parse::<DataType>().map_err(error)
+}

@@ -1,0 +1,493 @@
+//! CREATE and DROP.
+
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr};
+use datafusion::sql::sqlparser::tokenizer::Token;
+use mainstem_catalog::{IncludeKind, SqlType};
+
+use super::fold;
+use super::reader::Reader;
+use super::types::{interval_us, sql_type_of_ast};
+use crate::error::{SqlError, sqlstate};
+use crate::statement::{
+    ColumnDefinition, CreateMaterializedView, CreateSource, CreateTable, CreateView, DropRelations, IncludeClause,
+    RelationNoun, Statement, WatermarkClause,
+};
+
+/// What stands between the parentheses of CREATE SOURCE and CREATE TABLE.
+#[derive(Default)]
+struct Elements {
+    columns: Vec<ColumnDefinition>,
+    primary_key: Vec<String>,
+    watermark: Option<WatermarkClause>,
+}
+
+impl Reader<'_> {
+    /// After CREATE.
+    pub(super) fn create(&mut self) -> Result<Statement, SqlError> {
+        if self.sees(&["OR", "REPLACE"]) {
+            return Err(self.refuse("CREATE OR REPLACE").with_hint("Use DROP and CREATE."));
+        }
+        for temporary in ["TEMP", "TEMPORARY", "UNLOGGED"] {
+            if self.sees(&[temporary]) {
+                return Err(self.refuse(&format!("CREATE {temporary}")));
+            }
+        }
+        if self.accept(&["SOURCE"]) {
+            self.create_source().map(Statement::CreateSource)
+        } else if self.accept(&["TABLE"]) {
+            self.create_table().map(Statement::CreateTable)
+        } else if self.accept(&["MATERIALIZED", "VIEW"]) {
+            self.create_materialized_view().map(Statement::CreateMaterializedView)
+        } else if self.accept(&["VIEW"]) {
+            self.create_view().map(Statement::CreateView)
+        } else {
+            Err(self.refuse_kind("CREATE"))
+        }
+    }
+
+    /// `CREATE SINK is not supported`; no object at all is a syntax error.
+    fn refuse_kind(&self, verb: &str) -> SqlError {
+        let kinds = [
+            "SINK",
+            "INDEX",
+            "UNIQUE",
+            "SUBSCRIPTION",
+            "USER",
+            "ROLE",
+            "FUNCTION",
+            "AGGREGATE",
+            "CONNECTION",
+            "SECRET",
+            "SCHEMA",
+            "DATABASE",
+            "TYPE",
+            "SEQUENCE",
+            "EXTENSION",
+            "TRIGGER",
+            "PROCEDURE",
+            "POLICY",
+            "DOMAIN",
+            "EXTERNAL",
+            "CONTINUOUS",
+            "FOREIGN",
+            "RULE",
+            "SERVER",
+            "OPERATOR",
+            "COLLATION",
+            "PUBLICATION",
+            "TABLESPACE",
+        ];
+        match kinds.into_iter().find(|kind| self.sees(&[kind])) {
+            Some("UNIQUE") => self.refuse(&format!("{verb} INDEX")),
+            Some(kind) => self.refuse(&format!("{verb} {kind}")),
+            None => self.unexpected("SOURCE, TABLE, MATERIALIZED VIEW or VIEW"),
+        }
+    }
+
+    fn create_source(&mut self) -> Result<CreateSource, SqlError> {
+        let if_not_exists = self.accept(&["IF", "NOT", "EXISTS"]);
+        let name = self.name()?;
+        let elements = if self.sees_token(&Token::LParen) { self.elements()? } else { Elements::default() };
+        if !elements.primary_key.is_empty() {
+            return Err(SqlError::not_supported("PRIMARY KEY of a source is not supported")
+                .with_hint("A source has all records of its topic; a TABLE keeps the last per key."));
+        }
+        if let Some(column) = elements.columns.iter().find(|column| column.default.is_some()) {
+            return Err(SqlError::not_supported(format!(
+                "DEFAULT of source column \"{}\" is not supported",
+                column.name
+            )));
+        }
+        let mut includes = Vec::new();
+        while self.accept(&["INCLUDE"]) {
+            includes.push(self.include()?);
+        }
+        let topic = self.source_options()?;
+        self.format_clause()?;
+        self.end()?;
+        if elements.columns.is_empty() {
+            return Err(SqlError::new(sqlstate::INVALID_TABLE, "a source needs at least one column"));
+        }
+        check_names(elements.columns.iter().map(|c| &c.name).chain(includes.iter().map(|i| &i.name)))?;
+        let sql = self.text.clone();
+        let Elements { columns, watermark, .. } = elements;
+        Ok(CreateSource { name, if_not_exists, columns, watermark, includes, topic, sql })
+    }
+
+    fn include(&mut self) -> Result<IncludeClause, SqlError> {
+        let kinds = [
+            ("KEY", IncludeKind::Key, "_rw_key"),
+            ("PARTITION", IncludeKind::Partition, "_rw_kafka_partition"),
+            ("OFFSET", IncludeKind::Offset, "_rw_kafka_offset"),
+            ("TIMESTAMP", IncludeKind::Timestamp, "_rw_kafka_timestamp"),
+        ];
+        let Some((word, kind, default)) = kinds.into_iter().find(|(word, ..)| self.sees(&[word])) else {
+            if self.sees(&["HEADER"]) || self.sees(&["PAYLOAD"]) {
+                return Err(self.refuse(&format!("INCLUDE {}", self.parser.peek_token_ref())));
+            }
+            return Err(self.unexpected("KEY, PARTITION, OFFSET or TIMESTAMP"));
+        };
+        self.accept(&[word]);
+        let name = if self.accept(&["AS"]) { self.ident()? } else { default.to_owned() };
+        Ok(IncludeClause { kind, name })
+    }
+
+    /// `WITH (...)` of a source; the topic.
+    fn source_options(&mut self) -> Result<String, SqlError> {
+        let mut topic = None;
+        for (name, value, position) in self.with_options()? {
+            let refused = |what: String| Err(SqlError::not_supported(format!("{what} is not supported")).at(position));
+            match name.as_str() {
+                "topic" => topic = Some(value),
+                "connector" if value.eq_ignore_ascii_case("kafka") => {}
+                "connector" => {
+                    return refused(format!("connector '{value}'")).map_err(|error: SqlError| {
+                        error.with_hint("A source reads a topic of this server: WITH (topic = 'name').")
+                    });
+                }
+                "properties.bootstrap.server" | "kafka.brokers" => {
+                    return refused(format!("{name} (a Kafka cluster outside this server)"));
+                }
+                "scan.startup.mode" if value == "earliest" => {}
+                _ => return refused(format!("source option {name} = '{value}'")),
+            }
+        }
+        topic.ok_or_else(|| {
+            SqlError::new(sqlstate::INVALID_PARAMETER, "a source needs a topic").with_hint("Add WITH (topic = 'name').")
+        })
+    }
+
+    /// `[WITH] (name = value, ...)`: names may have points; values are strings, numbers or words.
+    fn with_options(&mut self) -> Result<Vec<(String, String, usize)>, SqlError> {
+        let mut options = Vec::new();
+        if !self.accept(&["WITH"]) {
+            return Ok(options);
+        }
+        self.expect_token(&Token::LParen)?;
+        loop {
+            let position = self.position();
+            let name = self.name_with_points()?;
+            self.expect_token(&Token::Eq)?;
+            let value = self.option_value()?;
+            options.push((name, value, position));
+            if !self.accept_token(&Token::Comma) {
+                break;
+            }
+        }
+        self.expect_token(&Token::RParen)?;
+        Ok(options)
+    }
+
+    pub(super) fn name_with_points(&mut self) -> Result<String, SqlError> {
+        let mut name = self.ident()?;
+        while self.accept_token(&Token::Period) {
+            name.push('.');
+            name.push_str(&self.ident()?);
+        }
+        Ok(name)
+    }
+
+    fn option_value(&mut self) -> Result<String, SqlError> {
+        match self.parser.peek_token_ref().token.clone() {
+            Token::SingleQuotedString(text) | Token::Number(text, _) => {
+                self.parser.advance_token();
+                Ok(text)
+            }
+            _ => self.ident(),
+        }
+    }
+
+    fn format_clause(&mut self) -> Result<(), SqlError> {
+        if !self.accept(&["FORMAT"]) {
+            return Err(self.unexpected("FORMAT PLAIN ENCODE JSON"));
+        }
+        if !self.accept(&["PLAIN"]) {
+            return Err(self.refuse(&format!("FORMAT {}", self.parser.peek_token_ref())));
+        }
+        self.expect(&["ENCODE"])?;
+        if !self.accept(&["JSON"]) {
+            return Err(self.refuse(&format!("ENCODE {}", self.parser.peek_token_ref())));
+        }
+        if self.sees_token(&Token::LParen) {
+            return Err(self.refuse("an option of ENCODE JSON"));
+        }
+        Ok(())
+    }
+
+    fn create_table(&mut self) -> Result<CreateTable, SqlError> {
+        let if_not_exists = self.accept(&["IF", "NOT", "EXISTS"]);
+        let name = self.name()?;
+        if self.sees(&["AS"]) {
+            return Err(self.refuse("CREATE TABLE AS").with_hint("Use CREATE TABLE and INSERT INTO ... SELECT."));
+        }
+        let mut elements = self.elements()?;
+        let refused = [
+            ("APPEND", "APPEND ONLY of a table"),
+            ("ON", "ON CONFLICT of a table"),
+            ("WITH", "WITH (...) of a table"),
+            ("INCLUDE", "INCLUDE of a table"),
+            ("FORMAT", "FORMAT of a table"),
+            ("FROM", "CREATE TABLE FROM a source"),
+            ("AS", "CREATE TABLE AS"),
+            ("PARTITION", "PARTITION BY of a table"),
+            ("INHERITS", "INHERITS"),
+        ];
+        if let Some((_, what)) = refused.into_iter().find(|(word, _)| self.sees(&[word])) {
+            return Err(self.refuse(what));
+        }
+        self.end()?;
+        check_names(elements.columns.iter().map(|column| &column.name))?;
+        let mut primary_key = Vec::new();
+        for key in &elements.primary_key {
+            let index = elements.columns.iter().position(|column| column.name == *key).ok_or_else(|| {
+                SqlError::new(sqlstate::UNDEFINED_COLUMN, format!("column \"{key}\" named in key does not exist"))
+            })?;
+            if primary_key.contains(&index) {
+                let message = format!("column \"{key}\" appears twice in primary key constraint");
+                return Err(SqlError::new(sqlstate::DUPLICATE_COLUMN, message));
+            }
+            primary_key.push(index);
+            elements.columns[index].not_null = true;
+        }
+        let Elements { columns, watermark, .. } = elements;
+        Ok(CreateTable { name, if_not_exists, columns, primary_key, watermark, sql: self.text.clone() })
+    }
+
+    fn elements(&mut self) -> Result<Elements, SqlError> {
+        let mut elements = Elements::default();
+        let mut watermark = None;
+        self.expect_token(&Token::LParen)?;
+        if !self.accept_token(&Token::RParen) {
+            loop {
+                self.element(&mut elements, &mut watermark)?;
+                if !self.accept_token(&Token::Comma) {
+                    break;
+                }
+            }
+            self.expect_token(&Token::RParen)?;
+        }
+        if let Some((column, expression, position)) = watermark {
+            elements.watermark =
+                Some(check_watermark(&elements.columns, column, &expression).map_err(|e| e.at(position))?);
+        }
+        Ok(elements)
+    }
+
+    fn element(
+        &mut self,
+        elements: &mut Elements,
+        watermark: &mut Option<(String, Expr, usize)>,
+    ) -> Result<(), SqlError> {
+        if self.accept(&["WATERMARK", "FOR"]) {
+            let position = self.position();
+            if watermark.is_some() {
+                return Err(SqlError::new(sqlstate::INVALID_TABLE, "more than one WATERMARK").at(position));
+            }
+            let column = self.ident()?;
+            self.expect(&["AS"])?;
+            *watermark = Some((column, self.expression()?, position));
+            let tails = ["IDLE", "ALLOWED", "LATE", "WITH"];
+            let names = ["IDLE TIMEOUT", "ALLOWED LATENESS", "LATE INTO", "WITH TTL"];
+            if let Some(i) = tails.iter().position(|word| self.sees(&[word])) {
+                return Err(self.refuse(names[i]));
+            }
+            return Ok(());
+        }
+        if self.accept(&["CONSTRAINT"]) {
+            self.ident()?;
+        }
+        if self.accept(&["PRIMARY", "KEY"]) {
+            self.set_primary_key(elements, |reader| reader.optional_idents())
+        } else if self.sees(&["UNIQUE"]) || self.sees(&["FOREIGN", "KEY"]) || self.sees(&["CHECK"]) {
+            Err(self.refuse(&format!("{} of a table", self.parser.peek_token_ref()).to_uppercase()))
+        } else {
+            self.column(elements)
+        }
+    }
+
+    fn set_primary_key(
+        &mut self,
+        elements: &mut Elements,
+        read: impl FnOnce(&mut Self) -> Result<Vec<String>, SqlError>,
+    ) -> Result<(), SqlError> {
+        if !elements.primary_key.is_empty() {
+            let error = SqlError::new(sqlstate::INVALID_TABLE, "multiple primary keys are not allowed");
+            return Err(error.at(self.position()));
+        }
+        elements.primary_key = read(self)?;
+        Ok(())
+    }
+
+    fn column(&mut self, elements: &mut Elements) -> Result<(), SqlError> {
+        let name = self.ident()?;
+        let sql_type = self.sql_type()?;
+        let mut column = ColumnDefinition { name, sql_type, not_null: false, default: None };
+        loop {
+            if self.accept(&["NOT", "NULL"]) {
+                column.not_null = true;
+            } else if self.accept(&["NULL"]) {
+                column.not_null = false;
+            } else if self.accept(&["PRIMARY", "KEY"]) {
+                let name = column.name.clone();
+                self.set_primary_key(elements, |_| Ok(vec![name]))?;
+            } else if self.accept(&["DEFAULT"]) {
+                column.default = Some(self.expression()?.to_string());
+            } else if self.accept(&["CONSTRAINT"]) {
+                self.ident()?;
+            } else {
+                break;
+            }
+        }
+        let refused = ["UNIQUE", "CHECK", "REFERENCES", "GENERATED", "COLLATE", "AS"];
+        if let Some(word) = refused.into_iter().find(|word| self.sees(&[word])) {
+            let what = if word == "AS" { "AS (a generated column)" } else { word };
+            return Err(self.refuse(&format!("{what} of a column")));
+        }
+        elements.columns.push(column);
+        Ok(())
+    }
+
+    /// A type name, with RisingWave's `struct<name type, ...>`.
+    fn sql_type(&mut self) -> Result<SqlType, SqlError> {
+        let position = self.position();
+        let mut owed = 0;
+        let sql_type = self.nested_type(&mut owed, 0)?;
+        if owed != 0 {
+            return Err(SqlError::syntax("syntax error at or near \">>\"").at(position));
+        }
+        Ok(sql_type)
+    }
+
+    /// `owed` counts closing brackets that were read ahead, as one token `>>`.
+    fn nested_type(&mut self, owed: &mut usize, depth: usize) -> Result<SqlType, SqlError> {
+        if depth > 100 {
+            return Err(SqlError::too_complex());
+        }
+        let position = self.position();
+        if !self.sees(&["STRUCT"]) || self.parser.peek_nth_token_ref(1).token != Token::Lt {
+            let result = self.parser.parse_data_type();
+            return sql_type_of_ast(&self.parsed(result)?).map_err(|error| error.at(position));
+        }
+        self.accept(&["STRUCT"]);
+        self.expect_token(&Token::Lt)?;
+        let mut fields = Vec::new();
+        loop {
+            let name = self.ident()?;
+            fields.push((name, self.nested_type(owed, depth + 1)?));
+            if *owed > 0 || !self.accept_token(&Token::Comma) {
+                break;
+            }
+        }
+        if *owed > 0 {
+            *owed -= 1;
+        } else if self.accept_token(&Token::ShiftRight) {
+            *owed += 1;
+        } else {
+            self.expect_token(&Token::Gt)?;
+        }
+        check_names(fields.iter().map(|(name, _)| name))?;
+        let mut sql_type = SqlType::Struct(fields);
+        while *owed == 0 && self.accept_token(&Token::LBracket) {
+            self.expect_token(&Token::RBracket)?;
+            sql_type = SqlType::List(Box::new(sql_type));
+        }
+        Ok(sql_type)
+    }
+
+    fn create_materialized_view(&mut self) -> Result<CreateMaterializedView, SqlError> {
+        let if_not_exists = self.accept(&["IF", "NOT", "EXISTS"]);
+        let name = self.name()?;
+        let columns = self.optional_idents()?;
+        if let Some((option, _, position)) = self.with_options()?.into_iter().next() {
+            return Err(SqlError::not_supported(format!("view option {option} is not supported")).at(position));
+        }
+        self.expect(&["AS"])?;
+        let query = self.query()?;
+        if self.sees(&["WITH"]) {
+            return Err(self.refuse("WITH [NO] DATA"));
+        }
+        self.end()?;
+        let (emit_on_window_close, sql) = (self.emit_on_window_close, self.text.clone());
+        Ok(CreateMaterializedView { name, if_not_exists, columns, query, emit_on_window_close, sql })
+    }
+
+    fn create_view(&mut self) -> Result<CreateView, SqlError> {
+        let if_not_exists = self.accept(&["IF", "NOT", "EXISTS"]);
+        let name = self.name()?;
+        let columns = self.optional_idents()?;
+        if self.sees(&["WITH"]) {
+            return Err(self.refuse("WITH (...) of a view"));
+        }
+        self.expect(&["AS"])?;
+        let query = self.query()?;
+        self.end()?;
+        if self.emit_on_window_close {
+            return Err(SqlError::not_supported(
+                "EMIT ON WINDOW CLOSE of a view that is not materialized is not supported",
+            ));
+        }
+        Ok(CreateView { name, if_not_exists, columns, query, sql: self.text.clone() })
+    }
+
+    /// After DROP.
+    pub(super) fn drop(&mut self) -> Result<Statement, SqlError> {
+        let kind = if self.accept(&["SOURCE"]) {
+            RelationNoun::Source
+        } else if self.accept(&["TABLE"]) {
+            RelationNoun::Table
+        } else if self.accept(&["MATERIALIZED", "VIEW"]) {
+            RelationNoun::MaterializedView
+        } else if self.accept(&["VIEW"]) {
+            RelationNoun::View
+        } else {
+            return Err(self.refuse_kind("DROP"));
+        };
+        let if_exists = self.accept(&["IF", "EXISTS"]);
+        let mut names = vec![self.name()?];
+        while self.accept_token(&Token::Comma) {
+            names.push(self.name()?);
+        }
+        let cascade = self.accept(&["CASCADE"]);
+        if !cascade {
+            self.accept(&["RESTRICT"]);
+        }
+        self.end()?;
+        Ok(Statement::Drop(DropRelations { kind, names, if_exists, cascade }))
+    }
+}
+
+fn check_names<'a>(names: impl Iterator<Item = &'a String>) -> Result<(), SqlError> {
+    let mut seen = std::collections::HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            let message = format!("column \"{name}\" specified more than once");
+            return Err(SqlError::new(sqlstate::DUPLICATE_COLUMN, message));
+        }
+    }
+    Ok(())
+}
+
+/// `column`, or `column - INTERVAL '..'`, over a timestamp.
+fn check_watermark(columns: &[ColumnDefinition], column: String, expr: &Expr) -> Result<WatermarkClause, SqlError> {
+    let definition = columns.iter().find(|definition| definition.name == column).ok_or_else(|| {
+        SqlError::new(sqlstate::UNDEFINED_COLUMN, format!("watermark column \"{column}\" does not exist"))
+    })?;
+    if !matches!(definition.sql_type, SqlType::Timestamp | SqlType::Timestamptz) {
+        let message = format!("watermark column \"{column}\" is {}, not a timestamp", definition.sql_type);
+        return Err(SqlError::new(sqlstate::TYPE_MISMATCH, message));
+    }
+    let is_column = |expr: &Expr| matches!(expr, Expr::Identifier(ident) if fold(ident) == column);
+    let delay_us = match expr {
+        expr if is_column(expr) => 0,
+        Expr::BinaryOp { left, op: BinaryOperator::Minus, right } if is_column(left) => interval_us(right)?,
+        _ => {
+            let message = format!("a watermark on \"{column}\" must be {column} - INTERVAL '...'");
+            return Err(SqlError::not_supported(message));
+        }
+    };
+    if delay_us < 0 {
+        let message = "the delay of a watermark must not be negative";
+        return Err(SqlError::new(sqlstate::INVALID_PARAMETER, message));
+    }
+    Ok(WatermarkClause { column, delay_us })
+}

@@ -1,0 +1,239 @@
+//! `tumble()` and `hop()` in FROM become derived tables of ordinary SQL.
+//!
+//! `tumble(t, ts, size [, offset])` and `hop(t, ts, slide, size [, offset])` give t's columns and `window_start`,
+//! `window_end`, of the type of ts. A row whose ts is null is in no window. Stock DataFusion runs the result; the planner of
+//! views knows the functions of `functions::windows` in it again.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query, SetExpr, SetOperator,
+    SetQuantifier, TableAlias, TableFactor, TableFunctionArgs, VisitMut, VisitorMut,
+};
+
+use crate::error::{SqlError, sqlstate};
+use crate::functions::{HOP_STARTS, TUMBLE_START, WINDOW_END, WINDOWS_PER_ROW_MAX};
+use crate::parse::{fold, interval_us, parse_query};
+
+/// Replaces every window table function in a query, at any nesting.
+pub fn rewrite_query(query: &mut Query) -> Result<(), SqlError> {
+    match query.visit(&mut Rewrite) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+/// The same for anything that may hold a query: a statement's expression, RETURNING items.
+pub fn rewrite_windows<T: VisitMut>(node: &mut T) -> Result<(), SqlError> {
+    match node.visit(&mut Rewrite) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+/// Whether a table factor is one of these functions; its name in lower case.
+pub(super) fn window_function(factor: &TableFactor) -> Option<&'static str> {
+    let TableFactor::Table { name, args: Some(_), .. } = factor else { return None };
+    let [part] = name.0.as_slice() else { return None };
+    let name = fold(part.as_ident()?);
+    ["tumble", "hop", "session", "cumulate"].into_iter().find(|known| *known == name)
+}
+
+struct Rewrite;
+
+impl VisitorMut for Rewrite {
+    type Break = SqlError;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
+        let mut stack = vec![query.body.as_ref()];
+        while let Some(body) = stack.pop() {
+            if let SetExpr::SetOperation { op, set_quantifier, left, right } = body {
+                if *op != SetOperator::Union && *set_quantifier == SetQuantifier::All {
+                    return ControlFlow::Break(SqlError::not_supported(format!("{op} ALL is not supported")));
+                }
+                stack.extend([left.as_ref(), right.as_ref()]);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {
+        match unsupported(factor) {
+            Some(what) => ControlFlow::Break(SqlError::not_supported(format!("{what} is not supported"))),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {
+        let Some(function) = window_function(factor) else { return ControlFlow::Continue(()) };
+        match replace(function, factor) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        }
+    }
+}
+
+/// What DataFusion would pass over in silence, or refuse in its own words.
+fn unsupported(factor: &TableFactor) -> Option<&'static str> {
+    match factor {
+        TableFactor::Table { version: Some(_), .. } => Some("FOR SYSTEM_TIME AS OF"),
+        TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
+            Some("TABLESAMPLE")
+        }
+        TableFactor::Table { with_ordinality: true, .. } => Some("WITH ORDINALITY"),
+        TableFactor::MatchRecognize { .. } => Some("MATCH_RECOGNIZE"),
+        TableFactor::Pivot { .. } => Some("PIVOT"),
+        TableFactor::Unpivot { .. } => Some("UNPIVOT"),
+        TableFactor::JsonTable { .. } => Some("JSON_TABLE"),
+        TableFactor::XmlTable { .. } => Some("XMLTABLE"),
+        _ => None,
+    }
+}
+
+/// Arguments by name, in the order in which they may also be given without.
+struct Arguments {
+    function: &'static str,
+    names: &'static [&'static str],
+    values: Vec<Option<Expr>>,
+}
+
+impl Arguments {
+    fn read(function: &'static str, args: &TableFunctionArgs) -> Result<Arguments, SqlError> {
+        let names: &'static [&'static str] = match function {
+            "tumble" => &["data", "timecol", "size", "offset"],
+            _ => &["data", "timecol", "slide", "size", "offset"],
+        };
+        let mut arguments = Arguments { function, names, values: vec![None; names.len()] };
+        for (position, arg) in args.args.iter().enumerate() {
+            let (place, value) = match arg {
+                FunctionArg::Unnamed(value) => (Some(position).filter(|place| *place < names.len()), value),
+                FunctionArg::Named { name, arg, .. } => (names.iter().position(|known| *known == fold(name)), arg),
+                FunctionArg::ExprNamed { .. } => (None, &FunctionArgExpr::Wildcard),
+            };
+            match (place, value) {
+                (Some(place), FunctionArgExpr::Expr(value)) => arguments.values[place] = Some(value.clone()),
+                _ => return Err(arguments.wrong()),
+            }
+        }
+        Ok(arguments)
+    }
+
+    fn wrong(&self) -> SqlError {
+        let usage = match self.function {
+            "tumble" => "tumble(relation, time column, INTERVAL 'size' [, INTERVAL 'offset'])",
+            _ => "hop(relation, time column, INTERVAL 'slide', INTERVAL 'size' [, INTERVAL 'offset'])",
+        };
+        SqlError::new(sqlstate::UNDEFINED_FUNCTION, format!("wrong arguments of {}()", self.function))
+            .with_hint(format!("Write {usage}."))
+    }
+
+    fn get(&self, name: &str) -> Option<&Expr> {
+        let place = self.names.iter().position(|known| *known == name)?;
+        self.values[place].as_ref()
+    }
+
+    fn length(&self, name: &str) -> Result<i64, SqlError> {
+        let us = interval_us(self.get(name).ok_or_else(|| self.wrong())?)?;
+        if us <= 0 {
+            let message = format!("the {name} of {}() must be positive", self.function);
+            return Err(SqlError::new(sqlstate::INVALID_PARAMETER, message));
+        }
+        Ok(us)
+    }
+
+    fn offset(&self) -> Result<i64, SqlError> {
+        self.get("offset").map_or(Ok(0), interval_us)
+    }
+
+    /// The time column's text.
+    fn time(&self) -> Result<String, SqlError> {
+        let mut expr = self.get("timecol").ok_or_else(|| self.wrong())?;
+        if let Expr::Function(descriptor) = expr {
+            if let (true, FunctionArguments::List(list)) =
+                (descriptor.name.to_string().eq_ignore_ascii_case("descriptor"), &descriptor.args)
+            {
+                if let [FunctionArg::Unnamed(FunctionArgExpr::Expr(column))] = list.args.as_slice() {
+                    expr = column;
+                }
+            }
+        }
+        match expr {
+            Expr::Identifier(_) | Expr::CompoundIdentifier(_) => Ok(expr.to_string()),
+            _ => Err(self.wrong()),
+        }
+    }
+
+    /// What is put into windows, and the name under which its columns are known.
+    fn data(&self) -> Result<(TableFactor, Option<Ident>), SqlError> {
+        match self.get("data").ok_or_else(|| self.wrong())? {
+            Expr::Identifier(name) => Ok((table(vec![name.clone()])?, Some(name.clone()))),
+            Expr::CompoundIdentifier(parts) => Ok((table(parts.clone())?, parts.last().cloned())),
+            Expr::Subquery(query) => {
+                let mut factor = derived_template("SELECT * FROM (SELECT 1) AS windowed")?;
+                if let TableFactor::Derived { subquery, .. } = &mut factor {
+                    subquery.clone_from(query);
+                }
+                Ok((factor, None))
+            }
+            _ => Err(self.wrong()),
+        }
+    }
+}
+
+fn table(parts: Vec<Ident>) -> Result<TableFactor, SqlError> {
+    let mut factor = derived_template("SELECT * FROM t")?;
+    if let TableFactor::Table { name, .. } = &mut factor {
+        *name = ObjectName::from(parts);
+    }
+    Ok(factor)
+}
+
+/// The first table factor of a query.
+fn derived_template(sql: &str) -> Result<TableFactor, SqlError> {
+    let mut query = parse_query(sql)?;
+    first_factor(&mut query).cloned().ok_or_else(|| SqlError::new(sqlstate::INTERNAL, "template without FROM"))
+}
+
+fn first_factor(query: &mut Query) -> Option<&mut TableFactor> {
+    match query.body.as_mut() {
+        SetExpr::Select(select) => select.from.first_mut().map(|from| &mut from.relation),
+        _ => None,
+    }
+}
+
+fn replace(function: &'static str, factor: &mut TableFactor) -> Result<(), SqlError> {
+    let TableFactor::Table { args: Some(args), alias, .. } = &*factor else { return Ok(()) };
+    if !matches!(function, "tumble" | "hop") {
+        return Err(SqlError::not_supported(format!("{function}() windows are not supported")));
+    }
+    let arguments = Arguments::read(function, args)?;
+    let (time, offset, size) = (arguments.time()?, arguments.offset()?, arguments.length("size")?);
+    let (data, name) = arguments.data()?;
+    let alias = alias.clone().or_else(|| {
+        let name = name.unwrap_or_else(|| Ident::new(function));
+        Some(TableAlias { explicit: true, name, columns: vec![], at: None })
+    });
+    let mut query = if function == "tumble" {
+        let start = format!("{TUMBLE_START}({time}, {size}, {offset})");
+        parse_query(&format!(
+            "SELECT *, {start} AS window_start, {WINDOW_END}({start}, {size}) AS window_end FROM t WHERE {time} IS NOT NULL"
+        ))?
+    } else {
+        let slide = arguments.length("slide")?;
+        if size / slide > WINDOWS_PER_ROW_MAX {
+            let message = format!("hop() would put each row into more than {WINDOWS_PER_ROW_MAX} windows");
+            return Err(SqlError::new(sqlstate::INVALID_PARAMETER, message));
+        }
+        parse_query(&format!(
+            "SELECT *, {WINDOW_END}(window_start, {size}) AS window_end FROM (SELECT *, \
+             unnest({HOP_STARTS}({time}, {slide}, {size}, {offset})) AS window_start FROM t WHERE {time} IS NOT NULL) AS w"
+        ))?
+    };
+    let place = match (function, first_factor(&mut query)) {
+        ("hop", Some(TableFactor::Derived { subquery, .. })) => first_factor(subquery),
+        (_, place) => place,
+    };
+    *place.ok_or_else(|| SqlError::new(sqlstate::INTERNAL, "template without FROM"))? = data;
+    *factor = TableFactor::Derived { lateral: false, subquery: query, alias, sample: None };
+    Ok(())
+}
