@@ -108,7 +108,6 @@ const PLACED: &[Placed] = &[
         crates: &["mainstem-sql", "mainstem-engine", "mainstem-session", "mainstem-server"],
         why: "what does not plan or run queries must build and be tested without it",
     },
-    Placed { library: "datafusion-pg-catalog", crates: &["mainstem-session"], why: "the session owns pg_catalog" },
     Placed {
         library: "rdkafka",
         crates: &["mainstem-connectors", "mainstem-server"],

@@ -380,7 +380,9 @@ fn load_groups(log: &Log, catalog: &Catalog, groups: &Groups) -> Result<(), Open
         let tp = TopicPartition::new(TopicId(topic.id), partition);
         for_each_record(log, OFFSETS_TOPIC, tp, |record| {
             let Some(key) = &record.key else { return Ok(()) };
-            match OffsetsRecord::decode(key, record.value.as_deref()) {
+            match OffsetsRecord::of_record(key, &record) {
+                // The topic was deleted, and the process killed before the offset's tombstone.
+                Ok(OffsetsRecord::Offset { topic, value: Some(value), .. }) if !value.is_of(catalog, &topic) => {}
                 Ok(record) => groups.load(record),
                 // Not ours to understand: it must not keep the broker from starting.
                 Err(error) => tracing::warn!(offset = record.offset, %error, "skipped a record of {OFFSETS_TOPIC}"),

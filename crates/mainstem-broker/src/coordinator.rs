@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use mainstem_kafka_wire::messages::ResponseError;
+use uuid::Uuid;
 
 use group::Group;
 pub use group::{GroupState, MemberView};
@@ -179,6 +180,8 @@ pub struct Committed {
     pub metadata: String,
     /// When, since 1970.
     pub at_ms: i64,
+    /// The topic's id: a later topic of the same name has nothing committed. Unknown in records of other brokers.
+    pub topic_id: Option<Uuid>,
 }
 
 /// OffsetCommit of partitions that exist.

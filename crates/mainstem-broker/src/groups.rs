@@ -159,8 +159,7 @@ fn append(log: &Log, write: Write, groups: &Weak<Groups>) {
     let Some(to) = write.to else { return report(groups, id, false) };
     let mut batch = RecordBatchBuilder::new(Compression::None);
     for record in &write.records {
-        let (key, value) = record.encode();
-        batch.append(write.at_ms, Some(&key), value.as_deref(), &[]);
+        record.append_to(&mut batch, write.at_ms);
     }
     let parts = vec![Part { to, batches: batch.build() }];
     let entry = Entry { parts, conditions: Vec::new(), atomicity: Atomicity::Whole };

@@ -201,6 +201,7 @@ impl Broker {
         self.inner.groups.read(|coordinator| {
             let status = |view: crate::coordinator::GroupView| {
                 let committed = coordinator.offsets(&view.id).into_iter().flatten();
+                let committed = committed.filter(|((topic, _), value)| value.is_of(&catalog, topic));
                 let partition = |((topic, partition), value): (&(String, i32), &crate::coordinator::Committed)| {
                     let end = end(topic, *partition);
                     GroupPartition { topic: topic.clone(), partition: *partition, committed: value.offset, end }

@@ -283,8 +283,13 @@ mod tests {
     }
 
     fn view(id: u32, name: &str, depends_on: Vec<Dependency>) -> Event {
-        let view =
-            ViewDefinition { query: "SELECT 1".into(), emit_on_window_close: false, graph: None, settings: vec![] };
+        let view = ViewDefinition {
+            query: "SELECT 1".into(),
+            emit_on_window_close: false,
+            graph: None,
+            settings: vec![],
+            origin: vec![],
+        };
         Event::RelationCreated {
             relation: Box::new(Relation {
                 id: RelationId(id),

@@ -16,8 +16,8 @@ mod types;
 pub use catalog::{Catalog, Refused};
 pub use event::{Event, decode, encode};
 pub use relation::{
-    Column, Dependency, Encoding, Ident, Include, IncludeKind, Relation, RelationId, RelationKind, SourceDefinition,
-    TableDefinition, ViewDefinition, Watermark,
+    Column, Dependency, Encoding, Ident, Include, IncludeKind, Origin, Relation, RelationId, RelationKind,
+    SourceDefinition, TableDefinition, ViewDefinition, Watermark,
 };
 pub use topic::{Topic, TopicName, TopicOwner, check_topic_name};
 pub use types::SqlType;

@@ -113,6 +113,30 @@ pub struct ViewDefinition {
     pub graph: Option<serde_json::Value>,
     /// Session settings that the query's meaning depends on (time zone, search path), stored with it.
     pub settings: Vec<(String, String)>,
+    /// For materialized views: where the history of its sources began when it was created, for partitions where that was not
+    /// offset 0. What is made again from less is not the view.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origin: Vec<Origin>,
+}
+
+impl ViewDefinition {
+    /// The offset at which the view's history of this partition begins.
+    #[must_use]
+    pub fn origin_of(&self, source: RelationId, partition: i32) -> i64 {
+        let is_it = |origin: &&Origin| origin.source == source && origin.partition == partition;
+        self.origin.iter().find(is_it).map_or(0, |origin| origin.offset)
+    }
+}
+
+/// The first offset of one partition of a view's source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The source.
+    pub source: RelationId,
+    /// Partition of its topic.
+    pub partition: i32,
+    /// The first offset that belongs to the view.
+    pub offset: i64,
 }
 
 /// What kind of relation it is.

@@ -19,7 +19,7 @@ use crate::dead_letters::DeadLetters;
 use crate::engine::EngineConfig;
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, LogError};
-use crate::lane::{Command, Ends, Input, Pacing, Progress, Published, Reading, Shared, View};
+use crate::lane::{Command, Input, Next, Pacing, Progress, Published, Reading, Shared, View};
 use crate::watermark::lowest;
 
 /// Rounds before the lane does the rest, however much it is.
@@ -75,13 +75,14 @@ impl Backfill {
         source_of: &dyn Fn(RelationId) -> Option<Arc<Relation>>,
         context: Context,
     ) -> Result<Backfill, EngineError> {
-        let view = View::new(relation)?;
+        let mut view = View::new(relation)?;
         let mut sources = BTreeMap::new();
-        for id in view.reads.iter() {
+        for id in view.reads.clone().iter() {
             if let Some(source) = source_of(*id) {
                 let mut input = Input::new(&source)?;
                 input.ends(&*context.log, Cut::ZERO)?;
                 input.hold_from_here(&*context.log);
+                missing_history(&mut view, &input);
                 sources.insert(*id, input);
             }
         }
@@ -117,20 +118,10 @@ impl Backfill {
         self.take_below(to);
         let done = |rows: u64| context.progress.rows_done.fetch_add(rows, Ordering::Relaxed);
         loop {
-            let mut ends: BTreeMap<RelationId, Ends> = BTreeMap::new();
-            let (sources, log) = (&mut self.sources, &*context.log);
-            let mut rows = 0;
-            let next = self.pacing.next_cut(log, self.cut, Some(to.cut), &mut |cut| {
-                rows = 0;
-                for (id, input) in &mut *sources {
-                    let positions = input.ends(log, cut)?;
-                    rows += input.distance(&positions);
-                    ends.insert(*id, positions);
-                }
-                Ok(rows)
-            });
-            let cut = match next {
-                Ok(Some(cut)) => cut,
+            let log = &*context.log;
+            let next = Next::of(&mut self.sources, log, &mut self.pacing, self.cut, Some(to.cut));
+            let Next { cut, ends, rows, .. } = match next {
+                Ok(Some(next)) => next,
                 Ok(None) => break,
                 Err(error) if again(&error) => continue,
                 Err(_) => return Err(EngineError::Stopped),
@@ -214,6 +205,26 @@ impl Backfill {
             }
         }
         shared.send(Command::Caught(self));
+    }
+}
+
+/// What the view had of a source and retention has removed since: the view is not what it was, and says so.
+fn missing_history(view: &mut View, input: &Input) {
+    let relation = view.relation.clone();
+    let Some(definition) = relation.materialized() else { return };
+    for (partition, state) in &input.state.partitions {
+        let origin = definition.origin_of(input.relation.id, *partition);
+        if state.next > origin {
+            let (name, source) = (&relation.name, &input.relation.name);
+            let text = format!(
+                "history is gone: offsets {origin} to {} of partition {partition} of source \"{source}\" were removed by \
+                 retention, and no checkpoint holds what view \"{name}\" made of them; to go on with what is left, drop \
+                 the view and create it again",
+                state.next - 1
+            );
+            tracing::error!(view = %name, "{text}");
+            view.counters.errors.insert(text, 1);
+        }
     }
 }
 

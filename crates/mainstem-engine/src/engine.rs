@@ -10,13 +10,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstem_catalog::{Catalog, Relation, RelationId, RelationKind};
+use mainstem_catalog::{Catalog, Origin, Relation, RelationId, RelationKind};
 use mainstem_state::{Clock, Disk};
 use parking_lot::Mutex;
 
 use crate::collection::Version;
 use crate::error::EngineError;
-use crate::input_log::{Cut, InputLog, OutputLog};
+use crate::input_log::{Cut, Hold, InputLog, OutputLog};
 use crate::lane::{self, Command, JobState, Shared};
 
 /// What an engine is made of.
@@ -291,6 +291,24 @@ impl Engine {
             (*partition, start.min(end), end)
         };
         Ok(partitions.iter().zip(ends).map(one).collect())
+    }
+
+    /// Where the history of a new view on these relations begins, for its definition. What it begins with stays while the
+    /// holds live: until the view is ready.
+    pub fn origin_of(&self, relations: &[RelationId]) -> (Vec<Origin>, Vec<Box<dyn Hold>>) {
+        let (catalog, input) = (self.shared.catalog(), self.input());
+        let (mut origins, mut holds) = (Vec::new(), Vec::new());
+        for source in relations.iter().filter_map(|id| catalog.relation(*id)) {
+            let RelationKind::Source(definition) = &source.kind else { continue };
+            for partition in input.partitions(definition.topic) {
+                holds.push(input.hold(definition.topic, partition, 0));
+                let offset = input.start(definition.topic, partition);
+                if offset > 0 {
+                    origins.push(Origin { source: source.id, partition, offset });
+                }
+            }
+        }
+        (origins, holds)
     }
 
     /// Views that are not ready, in order of id.

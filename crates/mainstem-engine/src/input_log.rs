@@ -132,6 +132,8 @@ pub trait InputLog: Debug + Send + Sync + 'static {
     /// Records from offset `from` up to, not including, offset `until` (a position), about `bytes_max` bytes of them and
     /// at least one batch. `next_offset` is at most `until`; it equals `until` when all was read. Checksums are verified.
     fn read(&self, topic: Uuid, partition: i32, from: i64, until: i64, bytes_max: usize) -> Result<Batches, LogError>;
+    /// About how many bytes the records from `from` up to, not including, `until` are.
+    fn bytes(&self, topic: Uuid, partition: i32, from: i64, until: i64) -> u64;
     /// Calls `wake` after [`InputLog::newest`] has advanced, perhaps once for several cuts. `wake` is quick.
     fn on_advance(&self, wake: Box<dyn Fn() + Send + Sync>);
     /// Keeps offsets from `from` on.

@@ -218,6 +218,12 @@ impl Log {
         Ok(self.shared.storage.order.ends_at(csn, partitions, now)?)
     }
 
+    /// About how many bytes the records in `from..until` take in the segments; 0 for an unknown partition. Cheap: asks the
+    /// indexes.
+    pub fn bytes_between(&self, partition: TopicPartition, from: i64, until: i64) -> u64 {
+        self.shared.bytes_between(partition, from, until)
+    }
+
     /// Keeps the partition's records from `from_offset` on while the answer lives.
     pub fn hold(&self, partition: TopicPartition, from_offset: i64) -> Hold {
         Holds::hold(&self.shared.holds, partition, from_offset)

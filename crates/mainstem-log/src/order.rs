@@ -21,6 +21,9 @@ use crate::{Csn, OrderStep, TopicPartition};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"MSOR");
 const VERSION: u32 = 1;
+/// See [`Order::keep_evidence`].
+const EVIDENCE: &str = "log/evidence.order";
+const EVIDENCE_NEW: &str = "log/evidence.new";
 /// Bytes of a step, and of the head of a file.
 pub(crate) const STEP_BYTES: usize = 44;
 const RECENT_MAX: usize = 32_768;
@@ -66,7 +69,7 @@ pub(crate) fn base_of(name: &str) -> Option<Csn> {
 
 impl Order {
     /// Opens the files named by `bases`; a file that is missing or has a damaged head is left out and answered. The
-    /// last one is cut to `len`.
+    /// last one ends at `len`; what stands behind it stays until [`Order::cut`].
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         file_bytes: u64,
@@ -95,7 +98,6 @@ impl Order {
                 } else {
                     file.len = len;
                 }
-                file.file.set_len(file.len).map_err(at(&file.path))?;
             }
             files.push(file);
         }
@@ -115,6 +117,51 @@ impl Order {
             Ok(file) => steps_beyond(&file, from.unwrap_or_else(|| file.first_step())).unwrap_or_default(),
             Err(_) => Vec::new(),
         }
+    }
+
+    /// Keeps evidence in a file of its own, durable when this returns: recovery is about to write over where it stands.
+    pub(crate) fn keep_evidence(disk: &dyn Disk, steps: &[OrderStep]) -> Result<(), Failure> {
+        let file = disk.open(EVIDENCE_NEW, Open::Create).map_err(at(EVIDENCE_NEW))?;
+        let mut bytes = Vec::with_capacity(steps.len() * STEP_BYTES);
+        for step in steps {
+            put_step(&mut bytes, step, 0);
+        }
+        let written = file.set_len(0).and_then(|()| file.write_at(&bytes, 0)).and_then(|()| file.sync_data());
+        written.map_err(at(EVIDENCE_NEW))?;
+        disk.rename(EVIDENCE_NEW, EVIDENCE).and_then(|()| disk.sync_dir(DIR)).map_err(at(EVIDENCE))
+    }
+
+    /// What a recovery that did not come to its end has kept.
+    pub(crate) fn kept_evidence(disk: &dyn Disk) -> Result<Vec<OrderStep>, Failure> {
+        let file = match disk.open(EVIDENCE, Open::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(at(EVIDENCE)(source)),
+        };
+        let len = file.len().map_err(at(EVIDENCE))?;
+        let kept = OrderFile { base: Csn::ZERO, snapshot_steps: 0, file, path: EVIDENCE.to_owned(), len };
+        steps_beyond(&kept, 0).map_err(at(EVIDENCE))
+    }
+
+    /// Recovery has come to its end: nothing stands behind the newest file's end, and no evidence is kept.
+    pub(crate) fn cut(&self) -> Result<(), Failure> {
+        if let Some(newest) = self.inner.read().files.last()
+            && newest.file.len().map_err(at(&newest.path))? > newest.len
+        {
+            newest.file.set_len(newest.len).map_err(at(&newest.path))?;
+        }
+        for path in [EVIDENCE, EVIDENCE_NEW] {
+            match self.disk.remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(path)(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of all files.
+    pub(crate) fn bases(&self) -> Vec<Csn> {
+        self.inner.read().files.iter().map(|file| file.base).collect()
     }
 
     /// Everything up to `csn` was read by recovery: the recent steps begin after it.
@@ -145,10 +192,11 @@ impl Order {
         Ok(())
     }
 
-    /// Whether the newest file is full.
-    pub(crate) fn is_full(&self) -> bool {
+    /// Whether the newest file is full, or will be with so many steps more.
+    pub(crate) fn is_full(&self, more: usize) -> bool {
         let inner = self.inner.read();
-        inner.files.last().is_none_or(|file| file.len > file.first_step() + self.file_bytes)
+        let len = |file: &OrderFile| file.len + (more * STEP_BYTES) as u64;
+        inner.files.last().is_none_or(|file| len(file) > file.first_step() + self.file_bytes)
     }
 
     /// Appends the steps of whole entries, in CSN order. Called by the committing thread only.

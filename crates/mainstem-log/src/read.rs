@@ -90,6 +90,26 @@ impl Shared {
         Ok(found)
     }
 
+    /// Stored bytes of the offsets in `from..until`, short of at most one batch and one step of the index at either end.
+    pub(crate) fn bytes_between(&self, id: TopicPartition, from: i64, until: i64) -> u64 {
+        let Some(partition) = self.find(id) else { return 0 };
+        let is_end = until >= partition.high_watermark();
+        let segments = partition.segments();
+        let first = segments.partition_point(|segment| segment.base_offset <= from).saturating_sub(1);
+        let reached = segments.iter().skip(first).take_while(|segment| segment.base_offset < until);
+        let position = |segment: &Segment, offset: i64| -> Result<u64, ReadError> {
+            let open = self.open_segment(&partition, segment, offset)?;
+            Ok(self.look_up(&partition, segment, &open, |index| index.before_offset(offset))?.position)
+        };
+        let in_segment = |(at, segment): (usize, &Arc<Segment>)| {
+            let begin = if segment.base_offset < from { position(segment, from).unwrap_or(0) } else { 0 };
+            let is_last = segments.get(first + at + 1).is_none_or(|next| next.base_offset >= until);
+            let end = if is_last && !is_end { position(segment, until).ok() } else { None };
+            end.unwrap_or_else(|| segment.len()).saturating_sub(begin)
+        };
+        reached.enumerate().map(in_segment).sum()
+    }
+
     fn segment_of(&self, partition: &Partition, offset: i64) -> Result<Arc<Segment>, ReadError> {
         partition.segment_of(offset).ok_or_else(|| {
             let (start, end) = (partition.start(), partition.high_watermark());

@@ -37,6 +37,8 @@ struct Recovery {
     deleted: BTreeSet<TopicId>,
     /// Order steps found behind the checkpoint: their entries were durable.
     evidence: Vec<OrderStep>,
+    /// Whether the evidence stands where nothing of this recovery writes.
+    is_evidence_kept: bool,
     /// Partitions that lost entries may have belonged to, and where those stood.
     suspects: BTreeMap<TopicPartition, String>,
     healed: u64,
@@ -68,7 +70,7 @@ pub(crate) fn recover(
     recovery.judge_suspects();
     recovery.report_stopped();
     recovery.cut_files()?;
-    let sequence = recovery.finish(&scan, checkpoint.sequence)?;
+    let sequence = recovery.finish(&scan, &names, checkpoint.sequence)?;
     let Recovery { storage, writer, report, .. } = recovery;
     let keep_free = config.reserve_bytes.saturating_add(config.backlog_bytes_max as u64);
     let files = CommitFiles::new(config.commit_file_bytes, keep_free, names.slots);
@@ -119,17 +121,18 @@ impl Recovery {
             // Missing: opening it will say so.
             bases.push(checkpoint.order_base);
         }
-        let mut evidence = Vec::new();
+        let mut evidence = Order::kept_evidence(&*disk)?;
+        let kept = evidence.len();
         if checkpoint.sequence > 0 {
-            evidence = Order::evidence(&*disk, checkpoint.order_base, Some(checkpoint.order_bytes));
+            evidence.extend(Order::evidence(&*disk, checkpoint.order_base, Some(checkpoint.order_bytes)));
         }
-        for base in names.orders.iter().filter(|base| !bases.contains(base)) {
-            if *base > checkpoint.order_base {
-                evidence.extend(Order::evidence(&*disk, *base, None));
-            }
-            let path = order_path(*base);
-            disk.remove_file(&path).map_err(at(&path))?;
+        for base in names.orders.iter().filter(|base| **base > checkpoint.order_base) {
+            evidence.extend(Order::evidence(&*disk, *base, None));
         }
+        evidence.retain(|step| step.csn > checkpoint.csn);
+        evidence.sort_by_key(|step| (step.csn, step.partition));
+        evidence.dedup();
+        let is_evidence_kept = evidence.len() == kept;
         let order_file_bytes = config.commit_file_bytes / 16;
         let (order, damaged) =
             Order::open(Arc::clone(&disk), order_file_bytes, &bases, checkpoint.order_bytes, checkpoint.csn)?;
@@ -149,7 +152,7 @@ impl Recovery {
         writer.dirty.order_from = checkpoint.order_base;
         let deleted = checkpoint.deleted.iter().copied().collect();
         let (suspects, healed) = (BTreeMap::new(), 0);
-        Ok(Self { storage, writer, report, at: checkpoint.next, deleted, evidence, suspects, healed })
+        Ok(Self { storage, writer, report, at: checkpoint.next, deleted, evidence, is_evidence_kept, suspects, healed })
     }
 
     fn load_partitions(&mut self, checkpoint: &Checkpoint) -> Result<(), OpenError> {
@@ -162,6 +165,7 @@ impl Recovery {
             self.writer.tails.insert(image.id, tail);
         }
         if !self.storage.order.has_files() {
+            self.keep_evidence()?;
             let ends: Vec<_> = self.writer.tails.iter().map(|(id, tail)| (*id, tail.end_offset)).collect();
             self.storage.order.begin_file(checkpoint.csn, &ends)?;
         }
@@ -268,7 +272,7 @@ impl Recovery {
             }
             self.report.entries_applied += 1;
         }
-        self.writer.append_order(&self.storage, &steps)?;
+        self.append_order(&steps)?;
         self.writer.applied = block.header.last;
         self.at = CommitPosition {
             generation: block.generation,
@@ -277,6 +281,23 @@ impl Recovery {
             block_number: block.header.number + 1,
             previous_crc: block.crc,
         };
+        Ok(())
+    }
+
+    /// Steps that recovery applies again stand where they stood; only a new file, or lost entries, moves them.
+    fn append_order(&mut self, steps: &[OrderStep]) -> Result<(), OpenError> {
+        if self.storage.order.is_full(steps.len()) {
+            self.keep_evidence()?;
+        }
+        Ok(self.writer.append_order(&self.storage, steps)?)
+    }
+
+    /// A crash from here on must not turn what is known to be lost into a torn tail.
+    fn keep_evidence(&mut self) -> Result<(), OpenError> {
+        if !self.is_evidence_kept && !self.evidence.is_empty() {
+            Order::keep_evidence(&*self.storage.disk, &self.evidence)?;
+        }
+        self.is_evidence_kept = true;
         Ok(())
     }
 
@@ -364,7 +385,7 @@ impl Recovery {
     }
 
     /// Syncs what was accepted and writes the checkpoint that names it; answers its sequence.
-    fn finish(&mut self, scan: &BlockScan, sequence: u64) -> Result<u64, OpenError> {
+    fn finish(&mut self, scan: &BlockScan, names: &Names, sequence: u64) -> Result<u64, OpenError> {
         sync_dirty(&self.storage, &self.writer.dirty)?;
         // A checkpoint must not be durable before the order file that it names.
         self.storage.disk.sync_dir(DIR).map_err(at(DIR))?;
@@ -388,6 +409,7 @@ impl Recovery {
             partitions: self.writer.images(),
         };
         checkpoint.store(&*self.storage.disk)?;
+        self.clear_order(names)?;
         self.writer.dirty = Default::default();
         self.writer.dirty.order_from = order_base;
         self.writer.since_checkpoint = 0;
@@ -396,6 +418,16 @@ impl Recovery {
             tracing::warn!(batches = self.healed, "batches of damaged entries were found whole in their segments");
         }
         Ok(checkpoint.sequence)
+    }
+
+    /// Removes what of the order the checkpoint does not name. What stays after a crash here proves nothing new.
+    fn clear_order(&self, names: &Names) -> Result<(), OpenError> {
+        let named = self.storage.order.bases();
+        for base in names.orders.iter().filter(|base| !named.contains(base)) {
+            let path = order_path(*base);
+            self.storage.disk.remove_file(&path).map_err(at(&path))?;
+        }
+        Ok(self.storage.order.cut()?)
     }
 
     /// All partition directories, also those that nothing names.

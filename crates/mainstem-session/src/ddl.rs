@@ -111,6 +111,7 @@ impl Session {
             emit_on_window_close: false,
             graph: None,
             settings: vec![("timezone".into(), "UTC".into())],
+            origin: Vec::new(),
         };
         let new = New {
             name,
@@ -135,11 +136,13 @@ impl Session {
         }
         // Relations are never changed and their ids never used again: what was planned holds if they are still there.
         let plan = plan_view(&catalog, &create.query, &create.columns, create.emit_on_window_close)?;
+        let (origin, _held_until_ready) = self.shared.engine.origin_of(&plan.graph.relations());
         let view = ViewDefinition {
             query: plan.canonical_query,
             emit_on_window_close: create.emit_on_window_close,
             graph: Some(plan.graph.to_json()),
             settings: vec![("timezone".into(), "UTC".into())],
+            origin,
         };
         let new = New {
             name,

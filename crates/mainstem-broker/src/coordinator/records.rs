@@ -9,15 +9,20 @@
 //! | group | i16 2, group | i16 3, protocol type, generation i32, protocol?, leader?, time i64, members |
 //! | member | | id, instance?, client id, client host, rebalance timeout i32, session timeout i32, subscription, assignment |
 //!
+//! The id of an offset's topic, 16 bytes, is in the record's header `mainstem.topic-id`, which other readers pass over.
 //! Subscription and assignment are bytes with an i32 length; the members an array with an i32 length.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use mainstem_kafka_wire::records::{Record, RecordBatchBuilder};
+use uuid::Uuid;
 
 use super::Committed;
 
 const OFFSET_KEY: i16 = 1;
 const GROUP_KEY: i16 = 2;
 const VALUE_VERSION: i16 = 3;
+/// The header that says which topic of that name an offset belongs to.
+const TOPIC_ID_HEADER: &str = "mainstem.topic-id";
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +125,28 @@ impl OffsetsRecord {
         }
     }
 
-    /// Reads a record back.
+    /// Appends it to a batch.
+    pub(crate) fn append_to(&self, batch: &mut RecordBatchBuilder, at_ms: i64) {
+        let (key, value) = self.encode();
+        let topic_id = match self {
+            OffsetsRecord::Offset { value: Some(value), .. } => value.topic_id,
+            _ => None,
+        };
+        let header = topic_id.as_ref().map(|id| (TOPIC_ID_HEADER, Some(id.as_bytes().as_slice())));
+        batch.append(at_ms, Some(&key), value.as_deref(), header.as_slice());
+    }
+
+    /// [`OffsetsRecord::decode`] with what the headers say.
+    pub(crate) fn of_record(key: &[u8], record: &Record) -> Result<Self, RecordError> {
+        let mut decoded = OffsetsRecord::decode(key, record.value.as_deref())?;
+        if let OffsetsRecord::Offset { value: Some(value), .. } = &mut decoded {
+            let header = record.headers.iter().find(|(name, _)| **name == *TOPIC_ID_HEADER.as_bytes());
+            value.topic_id = header.and_then(|(_, id)| Uuid::from_slice(id.as_deref()?).ok());
+        }
+        Ok(decoded)
+    }
+
+    /// Reads a record back; the topic's id is not part of it.
     pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Self, RecordError> {
         let mut key = Fields(key);
         match key.i16()? {
@@ -188,7 +214,8 @@ fn encode_group(value: &GroupValue) -> Bytes {
 fn decode_offset(value: &[u8]) -> Result<Committed, RecordError> {
     let mut value = Fields(value);
     value.version()?;
-    Ok(Committed { offset: value.i64()?, leader_epoch: value.i32()?, metadata: value.string()?, at_ms: value.i64()? })
+    let (offset, leader_epoch) = (value.i64()?, value.i32()?);
+    Ok(Committed { offset, leader_epoch, metadata: value.string()?, at_ms: value.i64()?, topic_id: None })
 }
 
 fn decode_group(value: &[u8]) -> Result<GroupValue, RecordError> {
@@ -294,7 +321,7 @@ mod tests {
             at_ms: 9,
             members: vec![member],
         };
-        let offset = Committed { offset: 5, leader_epoch: -1, metadata: "ü".into(), at_ms: 3 };
+        let offset = Committed { offset: 5, leader_epoch: -1, metadata: "ü".into(), at_ms: 3, topic_id: None };
         let cases = [
             OffsetsRecord::Group { group: "g".into(), value: Some(group) },
             OffsetsRecord::Group { group: "g".into(), value: None },
@@ -313,7 +340,7 @@ mod tests {
 
     #[test]
     fn an_offset_is_laid_out_as_kafka_does() {
-        let value = Committed { offset: 5, leader_epoch: -1, metadata: "m".into(), at_ms: 3 };
+        let value = Committed { offset: 5, leader_epoch: -1, metadata: "m".into(), at_ms: 3, topic_id: None };
         let record = OffsetsRecord::Offset { group: "g".into(), topic: "t".into(), partition: 2, value: Some(value) };
         let (key, value) = record.encode();
         assert_eq!(key, [&[0, 1][..], &[0, 1, b'g'], &[0, 1, b't'], &[0, 0, 0, 2]].concat());

@@ -35,7 +35,8 @@ impl Broker {
                     Some(ResponseError::OffsetMetadataTooLarge)
                 } else {
                     let (offset, leader_epoch) = (partition.committed_offset, partition.committed_leader_epoch);
-                    let value = Committed { offset, leader_epoch, metadata, at_ms };
+                    let topic_id = catalog.topic_named(&topic.name).map(|topic| topic.id);
+                    let value = Committed { offset, leader_epoch, metadata, at_ms, topic_id };
                     offsets.push((topic.name.to_string(), partition.partition_index, value));
                     None
                 };
@@ -102,18 +103,21 @@ impl Broker {
 
     /// What a group has committed for these partitions, or for all; offset -1 where it has not.
     fn committed(&self, group: &str, asked: Option<Asked>) -> Vec<(TopicName, Vec<(i32, Committed)>)> {
+        let catalog = self.catalog();
         self.inner.groups.read(|all| {
             let offsets = all.offsets(group);
             let Some(asked) = asked else {
                 let mut topics = BTreeMap::<&str, Vec<(i32, Committed)>>::new();
-                for ((topic, partition), value) in offsets.into_iter().flatten() {
+                let offsets = offsets.into_iter().flatten();
+                for ((topic, partition), value) in offsets.filter(|((topic, _), value)| value.is_of(&catalog, topic)) {
                     topics.entry(topic).or_default().push((*partition, value.clone()));
                 }
                 return topics.into_iter().map(|(topic, values)| (TopicName(text(topic)), values)).collect();
             };
-            let none = Committed { offset: -1, leader_epoch: -1, metadata: String::new(), at_ms: 0 };
+            let none = Committed { offset: -1, leader_epoch: -1, metadata: String::new(), at_ms: 0, topic_id: None };
             let value = |topic: &TopicName, partition: i32| {
-                offsets.and_then(|all| all.get(&(topic.to_string(), partition))).unwrap_or(&none).clone()
+                let value = offsets.and_then(|all| all.get(&(topic.to_string(), partition)));
+                value.filter(|value| value.is_of(&catalog, topic)).unwrap_or(&none).clone()
             };
             let topic = |(name, partitions): (TopicName, Vec<i32>)| {
                 let values = partitions.into_iter().map(|partition| (partition, value(&name, partition))).collect();
@@ -121,6 +125,13 @@ impl Broker {
             };
             asked.into_iter().map(topic).collect()
         })
+    }
+}
+
+impl Committed {
+    /// Whether the topic that has this name now is the one that the offset was committed for.
+    pub(crate) fn is_of(&self, catalog: &Catalog, topic: &str) -> bool {
+        catalog.topic_named(topic).is_some_and(|topic| self.topic_id.is_none_or(|id| id == topic.id))
     }
 }
 

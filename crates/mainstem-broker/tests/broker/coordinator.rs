@@ -119,7 +119,8 @@ impl Sim {
     }
 
     fn commit(&mut self, member: &str, generation: i32, offset: i64) -> u64 {
-        let value = Committed { offset, leader_epoch: -1, metadata: String::new(), at_ms: self.now().wall_ms };
+        let at_ms = self.now().wall_ms;
+        let value = Committed { offset, leader_epoch: -1, metadata: String::new(), at_ms, topic_id: None };
         let offsets = vec![("t".to_owned(), 0, value)];
         self.ask(Request::Commit(Commit { member: membership(member, generation), offsets }))
     }

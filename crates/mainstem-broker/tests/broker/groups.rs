@@ -5,6 +5,7 @@ use mainstem_kafka_wire::messages::offset_commit_request::{OffsetCommitRequestPa
 use mainstem_kafka_wire::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use mainstem_kafka_wire::messages::sync_group_request::SyncGroupRequestAssignment;
 use mainstem_kafka_wire::messages::*;
+use mainstem_log::{Atomicity, Entry, Part, TopicId, TopicPartition, Urgency};
 
 use crate::rig::{Rig, batch, s, topic};
 
@@ -165,6 +166,30 @@ async fn what_is_deleted_stays_deleted() {
     rig.crash();
     assert_eq!(committed(&rig).await, []);
     assert_eq!(rig.call(2, delete()).await.results[0].error_code, 69);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_of_a_deleted_topic_are_not_those_of_the_next_with_its_name() {
+    let mut rig = Rig::new();
+    rig.create("u", 1).await;
+    assert_eq!(commit(&rig, "", -1, &[("u", 0, 8, "")]).await, [0]);
+    let partition = i32::from(b'g') % 3;
+    let stored = rig.fetch_one("__consumer_offsets", partition, 0).await.records.concat();
+    let topics = DeleteTopicsRequest::default().with_topic_names(vec![topic("u")]);
+    assert_eq!(rig.call(5, topics).await.responses[0].error_code, 0);
+    // What a kill between the deletion and the tombstone leaves behind.
+    let to = rig.broker().catalog().topic_named("__consumer_offsets").expect("it is there").id;
+    let part = Part { to: TopicPartition::new(TopicId(to), partition), batches: stored.into() };
+    let entry = Entry { parts: vec![part], conditions: Vec::new(), atomicity: Atomicity::Whole };
+    rig.broker().log().append_and_wait(entry, Urgency::Ordinary).expect("appended");
+    rig.crash();
+    assert_eq!(committed(&rig).await, []);
+    rig.create("u", 1).await;
+    rig.crash();
+    assert_eq!(committed(&rig).await, []);
+    assert_eq!(commit(&rig, "", -1, &[("u", 0, 3, "")]).await, [0]);
+    rig.crash();
+    assert_eq!(committed(&rig).await, [("u".to_owned(), 0, 3, String::new())]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

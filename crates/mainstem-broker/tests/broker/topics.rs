@@ -99,8 +99,13 @@ async fn a_topic_in_use_is_not_deleted_and_a_deleted_one_is_gone() {
     rig.create("t", 1).await;
     rig.produce("t", 0, batch(&["old"])).await;
     let id = rig.broker().catalog().topic_named("t").expect("made").id;
-    let definition =
-        ViewDefinition { query: String::new(), emit_on_window_close: false, graph: None, settings: Vec::new() };
+    let definition = ViewDefinition {
+        query: String::new(),
+        emit_on_window_close: false,
+        graph: None,
+        settings: Vec::new(),
+        origin: Vec::new(),
+    };
     let relation = Relation {
         id: RelationId::FIRST,
         schema: "public".into(),

@@ -42,6 +42,10 @@ impl InputLog for EmbeddedLog {
         read_records(&self.log, TopicPartition::new(TopicId(topic), partition), from, until, bytes_max)
     }
 
+    fn bytes(&self, topic: Uuid, partition: i32, from: i64, until: i64) -> u64 {
+        self.log.bytes_between(TopicPartition::new(TopicId(topic), partition), from, until)
+    }
+
     fn on_advance(&self, wake: Box<dyn Fn() + Send + Sync>) {
         self.log.on_advance(Box::new(move |_, _| wake()));
     }

@@ -12,6 +12,7 @@ mod closed;
 mod compare;
 mod context;
 mod errors;
+mod event_time;
 mod oracle;
 mod provider;
 mod source;

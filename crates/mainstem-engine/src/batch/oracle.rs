@@ -16,14 +16,15 @@ use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
-use mainstem_catalog::{Catalog, Dependency, Relation, RelationId, RelationKind, ViewDefinition};
+use mainstem_catalog::{Catalog, Dependency, Relation, RelationId, RelationKind, ViewDefinition, Watermark};
 use mainstem_formats::JsonDecoder;
 use mainstem_sql::{SqlError, arrow_schema};
 
 use super::closed::{closed_only, ties_decided};
 use super::context::{ContextOptions, as_declared, empty_context, plan_text, register, view_over, visible_columns};
 use super::errors::{engine_error, log_error, query_error};
-use super::source::{Positions, SourceTable, watermark_at};
+use super::event_time::EventTime;
+use super::source::{Positions, SourceTable};
 use crate::delta::canonical_floats;
 use crate::engine::Engine;
 use crate::input_log::{Cut, InputLog};
@@ -97,10 +98,13 @@ impl Oracle {
         Box::pin(async move {
             match &relation.kind {
                 RelationKind::Source(source) => {
-                    let watermark = source.watermark.clone().filter(|_| late == DropLate::Yes);
+                    let event_time = match &source.watermark {
+                        Some(watermark) if late == DropLate::Yes => Some(self.event_time(&relation, watermark)?),
+                        _ => None,
+                    };
                     let positions = self.positions(&relation)?;
                     let table = SourceTable::new(relation.clone(), self.input.clone(), positions);
-                    Ok(Arc::new(table.without_late_rows(watermark)) as Arc<dyn TableProvider>)
+                    Ok(Arc::new(table.without_late_rows(event_time)) as Arc<dyn TableProvider>)
                 }
                 RelationKind::Table(_) => self.table_of(&relation),
                 RelationKind::View(view) => {
@@ -148,6 +152,11 @@ impl Oracle {
         self.input.partitions(topic).into_iter().map(one).collect()
     }
 
+    fn event_time(&self, source: &Relation, watermark: &Watermark) -> Result<EventTime, SqlError> {
+        let positions = self.positions(source)?;
+        EventTime::of(source, watermark.clone(), &self.input, &positions).map_err(|error| engine_error(&error))
+    }
+
     /// The smallest watermark of the sources with event time that the view reads itself or through plain views.
     fn watermark_of(&self, relation: &Relation) -> Result<Option<i64>, SqlError> {
         let mut lowest: Option<i64> = None;
@@ -156,9 +165,8 @@ impl Oracle {
             let Some(read) = self.catalog.relation(*id) else { continue };
             let found = match &read.kind {
                 RelationKind::Source(source) => {
-                    let Some(watermark) = source.watermark.clone() else { continue };
-                    let positions = self.positions(read)?;
-                    watermark_at(read, watermark, &self.input, &positions).map_err(|error| engine_error(&error))?
+                    let Some(watermark) = &source.watermark else { continue };
+                    self.event_time(read, watermark)?.watermark_us
                 }
                 RelationKind::View(_) if self.reads_event_time(read) => self.watermark_of(read)?,
                 _ => continue,

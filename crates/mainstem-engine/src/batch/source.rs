@@ -13,10 +13,11 @@ use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use mainstem_catalog::{Relation, Watermark};
+use mainstem_catalog::Relation;
 use mainstem_sql::arrow_schema;
 use uuid::Uuid;
 
+use super::event_time::EventTime;
 use crate::delta::canonical_floats;
 use crate::error::EngineError;
 use crate::input_log::InputLog;
@@ -38,7 +39,7 @@ pub(super) struct SourceTable {
     columns: Vec<usize>,
     schema: SchemaRef,
     /// Rows below the watermark of their own partition are left out.
-    drop_late: Option<Watermark>,
+    drop_late: Option<EventTime>,
 }
 
 impl SourceTable {
@@ -49,8 +50,8 @@ impl SourceTable {
         SourceTable { relation, topic, input, positions, columns, schema, drop_late: None }
     }
 
-    pub(super) fn without_late_rows(mut self, watermark: Option<Watermark>) -> SourceTable {
-        self.drop_late = watermark;
+    pub(super) fn without_late_rows(mut self, event_time: Option<EventTime>) -> SourceTable {
+        self.drop_late = event_time;
         self
     }
 }
@@ -98,7 +99,7 @@ struct History {
     positions: Positions,
     columns: Vec<usize>,
     schema: SchemaRef,
-    drop_late: Option<Watermark>,
+    drop_late: Option<EventTime>,
 }
 
 impl PartitionStream for History {
@@ -126,9 +127,9 @@ struct Slices {
     /// What is left, the partition that is read now at the end.
     positions: Positions,
     columns: Vec<usize>,
-    drop_late: Option<Watermark>,
-    /// Largest event time of the partition that is read now.
-    newest_us: Option<i64>,
+    drop_late: Option<EventTime>,
+    /// The watermark of the partition that is read now, above its floor.
+    watermark_us: Option<i64>,
 }
 
 impl Slices {
@@ -143,7 +144,7 @@ impl Slices {
             positions,
             columns: history.columns.clone(),
             drop_late: history.drop_late.clone(),
-            newest_us: None,
+            watermark_us: None,
         })
     }
 
@@ -152,7 +153,7 @@ impl Slices {
             let (partition, from, until) = self.positions.last_mut()?;
             if *from >= *until {
                 self.positions.pop();
-                self.newest_us = None;
+                self.watermark_us = None;
                 continue;
             }
             let read = match self.input.read(self.topic, *partition, *from, *until, SLICE_BYTES) {
@@ -166,54 +167,25 @@ impl Slices {
             *from = read.next_offset;
             let partition = *partition;
             let mut rows = self.reader.decode(partition, &read.records).rows;
-            if let Some(watermark) = self.drop_late.clone() {
-                rows = self.in_time(&rows, watermark);
+            if let Some(event_time) = &self.drop_late {
+                rows = in_time(&rows, event_time, partition, &mut self.watermark_us);
             }
             if rows.num_rows() > 0 {
                 return Some(rows.project(&self.columns).map(|rows| canonical_floats(&rows)).map_err(Into::into));
             }
         }
     }
-
-    /// The rows that are not below the watermark that earlier offsets of their partition gave.
-    fn in_time(&mut self, rows: &RecordBatch, watermark: Watermark) -> RecordBatch {
-        let times = rows.column(watermark.column).as_primitive::<TimestampMicrosecondType>();
-        let mut kept = Vec::with_capacity(rows.num_rows());
-        for time in times {
-            let is_late = match (time, self.newest_us) {
-                (Some(time), Some(newest)) => time < newest.saturating_sub(watermark.delay_us),
-                _ => false,
-            };
-            kept.push(!is_late);
-            self.newest_us = self.newest_us.max(time);
-        }
-        filter_record_batch(rows, &BooleanArray::from(kept)).expect("a mask as long as the batch")
-    }
 }
 
-/// The smallest watermark over the partitions that hold an event time, as of the end of the positions.
-pub(super) fn watermark_at(
-    relation: &Relation,
-    watermark: Watermark,
-    input: &Arc<dyn InputLog>,
-    positions: &Positions,
-) -> Result<Option<i64>, EngineError> {
-    let topic = relation.topic().expect("a source has a topic");
-    let mut reader = SourceReader::new(relation)?;
-    let mut lowest: Option<i64> = None;
-    for (partition, start, until) in positions {
-        let (mut from, mut newest) = (*start, None);
-        while from < *until {
-            let read = input.read(topic, *partition, from, *until, SLICE_BYTES)?;
-            from = read.next_offset;
-            let rows = reader.decode(*partition, &read.records).rows;
-            let times = rows.column(watermark.column).as_primitive::<TimestampMicrosecondType>();
-            newest = newest.max(times.iter().flatten().max());
-        }
-        if let Some(newest) = newest {
-            let of_partition = newest.saturating_sub(watermark.delay_us);
-            lowest = Some(lowest.map_or(of_partition, |lowest| lowest.min(of_partition)));
-        }
-    }
-    Ok(lowest)
+/// The rows that are not below the watermark that their partition had before them.
+fn in_time(rows: &RecordBatch, event_time: &EventTime, partition: i32, watermark_us: &mut Option<i64>) -> RecordBatch {
+    let times = rows.column(event_time.watermark.column).as_primitive::<TimestampMicrosecondType>();
+    let floor_us = event_time.floors_us.get(&partition).copied().flatten();
+    let is_in_time = |time: Option<i64>| {
+        let before_us = floor_us.max(*watermark_us);
+        *watermark_us = (*watermark_us).max(time.map(|time| time.saturating_sub(event_time.watermark.delay_us)));
+        time.zip(before_us).is_none_or(|(time, before_us)| time >= before_us)
+    };
+    let kept: Vec<bool> = times.iter().map(is_in_time).collect();
+    filter_record_batch(rows, &BooleanArray::from(kept)).expect("a mask as long as the batch")
 }

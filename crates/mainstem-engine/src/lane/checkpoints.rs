@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use mainstem_catalog::RelationId;
 
-use super::{Command, Lane, PartitionState};
+use super::{BROKEN, Command, Lane, PartitionState};
 use crate::checkpoint::{self, Snapshot};
 use crate::error::EngineError;
 use crate::input_log::Cut;
@@ -118,10 +118,12 @@ impl Lane {
         let (disk, directory) = (self.disk.clone(), self.config.directory.clone());
         let (shared, dead_letters, letters) = (self.shared.clone(), self.dead_letters.clone(), self.topic_of_letters());
         let body = move || {
-            let written = dead_letters
-                .flush(letters)
-                .and_then(|()| checkpoint::write(&disk, &directory, sequence, &snapshot).map(|_| snapshot.cut));
-            shared.send(Command::Checkpointed(written));
+            let write = std::panic::AssertUnwindSafe(|| {
+                dead_letters.flush(letters)?;
+                checkpoint::write(&disk, &directory, sequence, &snapshot).map(|_| snapshot.cut)
+            });
+            let broken = |_| Err(EngineError::Checkpoint(BROKEN.to_owned()));
+            shared.send(Command::Checkpointed(std::panic::catch_unwind(write).unwrap_or_else(broken)));
         };
         if let Err(error) = self.spawn("engine-checkpoint", body) {
             self.checkpointed(Err(error));

@@ -24,6 +24,9 @@ use crate::input_log::{Batches, Cut, Hold, InputLog, LogError, LogRecord, Unread
 use crate::source_reader::{SourceReader, TableCodec};
 use crate::watermark::{LATE_COLUMN, WatermarkTracker};
 
+/// Rows that are wider than this count as several, so that the size of a version is limited in bytes, too.
+const BYTES_PER_ROW: u64 = 1 << 10;
+
 /// What reading needs besides the input itself.
 pub(crate) struct Reading<'a> {
     pub(crate) log: &'a dyn InputLog,
@@ -178,6 +181,63 @@ impl Input {
         ends.iter().map(one).sum()
     }
 
+    /// What reading up to there weighs: its records, or its bytes in units of [`BYTES_PER_ROW`] where that is more.
+    pub(crate) fn weight(&self, log: &dyn InputLog, ends: &Ends) -> u64 {
+        let one = |(partition, end): (&i32, &i64)| match self.state.partitions.get(partition) {
+            Some(state) if !state.is_stopped && state.next < *end => {
+                let rows = u64::try_from(end - state.next).unwrap_or(0);
+                rows.max(log.bytes(self.topic, *partition, state.next, *end) / BYTES_PER_ROW)
+            }
+            _ => 0,
+        };
+        ends.iter().map(one).sum()
+    }
+
+    /// How many entries after `after` a step up to `ends` may take, so that a partition of a source with event time begins at
+    /// most with its first entry; none when all may be taken.
+    pub(crate) fn entries_until_begin(
+        &self,
+        log: &dyn InputLog,
+        after: Cut,
+        ends: &Ends,
+    ) -> Result<Option<usize>, LogError> {
+        let beginning = self.beginning(ends);
+        let Some(first) = (if beginning.is_empty() { None } else { log.next_cut(after, 1)? }) else { return Ok(None) };
+        let of: Vec<_> = beginning.iter().map(|(partition, _)| (self.topic, *partition)).collect();
+        let positions = log.positions(&of, first)?;
+        let new = beginning.iter().zip(positions).filter(|((_, next), end)| end <= next);
+        let new: Vec<(i32, i64)> = new.map(|(place, _)| *place).collect();
+        if new.is_empty() {
+            return Ok(None);
+        }
+        let of: Vec<_> = new.iter().map(|(partition, _)| (self.topic, *partition)).collect();
+        let begins_within = |entries: usize| -> Result<bool, LogError> {
+            let Some(at) = log.next_cut(after, entries)? else { return Ok(true) };
+            Ok(log.positions(&of, at)?.iter().zip(&new).any(|(end, (_, next))| end > next))
+        };
+        let mut too_many = 2;
+        while !begins_within(too_many)? {
+            too_many *= 2;
+        }
+        let mut fitting = too_many / 2;
+        while too_many - fitting > 1 {
+            let middle = fitting.midpoint(too_many);
+            if begins_within(middle)? { too_many = middle } else { fitting = middle }
+        }
+        Ok(Some(fitting))
+    }
+
+    /// Partitions of a source with event time that have not begun and have records before the ends; where each stands.
+    fn beginning(&self, ends: &Ends) -> Vec<(i32, i64)> {
+        let (Codec::Source(_), Some(tracker)) = (&self.codec, &self.state.tracker) else { return Vec::new() };
+        let new = ends.iter().filter(|(partition, _)| !tracker.has_begun(**partition));
+        let place = |(partition, end): (&i32, &i64)| {
+            let state = self.state.partitions.get(partition)?;
+            (!state.is_stopped && state.next < *end).then_some((*partition, state.next))
+        };
+        new.filter_map(place).collect()
+    }
+
     /// Keeps retention away from everything from here on. What was held before is let go.
     pub(crate) fn hold_from_here(&mut self, log: &dyn InputLog) {
         for (partition, state) in &self.state.partitions {
@@ -206,6 +266,10 @@ impl Input {
         ends: &Ends,
         rows: &mut dyn FnMut(&Delta),
     ) -> Result<Vec<RejectedRecord>, EngineError> {
+        let beginning: Vec<i32> = self.beginning(ends).into_iter().map(|(partition, _)| partition).collect();
+        if let Some(tracker) = &mut self.state.tracker {
+            tracker.begin(&beginning);
+        }
         let mut rejected = Vec::new();
         let unreadable = self.read_records(reading, ends, &mut |input, partition, records| {
             let Codec::Source(reader) = &mut input.codec else { unreachable!("a source") };

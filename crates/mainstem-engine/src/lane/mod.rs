@@ -35,9 +35,12 @@ use crate::input_log::{Cut, InputLog};
 use checkpoints::Checkpoints;
 
 pub(crate) use input::{Ends, Input, InputState, PartitionState, Reading, RejectedRecord};
-pub(crate) use pacing::Pacing;
+pub(crate) use pacing::{Next, Pacing};
 pub(crate) use shared::{Command, JobState, Progress, Published, Shared};
 pub(crate) use view::{View, ViewState};
+
+/// What those who wait are told when a thread of the engine has panicked; the log has the details.
+const BROKEN: &str = "an invariant of the engine is broken; the server's messages say which";
 
 /// All that moves. Owned by the lane's thread.
 #[derive(Debug)]

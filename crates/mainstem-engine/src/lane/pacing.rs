@@ -1,34 +1,38 @@
 //! How large the next version is: small when idle, large under load, never a part of an entry.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use mainstem_catalog::RelationId;
+
+use super::{Ends, Input};
 use crate::input_log::{Cut, InputLog, LogError};
 
 const ENTRIES_MAX: usize = 1 << 20;
-const ROWS_MIN: u64 = 1 << 10;
+const WEIGHT_MIN: u64 = 1 << 10;
 
 /// Adapts the size of versions to the time that they take.
 #[derive(Clone, Debug)]
 pub(crate) struct Pacing {
     entries: usize,
-    rows: u64,
-    rows_max: u64,
+    weight: u64,
+    weight_max: u64,
 }
 
 impl Pacing {
-    /// Versions of at most about `rows_max` rows (a single entry may hold more).
-    pub(crate) fn new(rows_max: usize) -> Pacing {
-        Pacing { entries: ENTRIES_MAX, rows: rows_max as u64, rows_max: rows_max as u64 }
+    /// Versions of at most about this weight, in rows of ordinary width (a single entry may hold more).
+    pub(crate) fn new(weight_max: usize) -> Pacing {
+        Pacing { entries: ENTRIES_MAX, weight: weight_max as u64, weight_max: weight_max as u64 }
     }
 
-    /// The cut of the next version after `after`, not beyond `limit`; none when there is nothing new. `rows_until` tells how
-    /// many rows lie before a cut.
+    /// The cut of the next version after `after`, not beyond `limit`; none when there is nothing new. `weight_until` tells
+    /// what lies before a cut.
     pub(crate) fn next_cut(
         &mut self,
         log: &dyn InputLog,
         after: Cut,
         limit: Option<Cut>,
-        rows_until: &mut dyn FnMut(Cut) -> Result<u64, LogError>,
+        weight_until: &mut dyn FnMut(Cut) -> Result<u64, LogError>,
     ) -> Result<Option<Cut>, LogError> {
         if limit.is_some_and(|limit| after >= limit) {
             return Ok(None);
@@ -36,26 +40,77 @@ impl Pacing {
         loop {
             let Some(cut) = log.next_cut(after, self.entries)? else { return Ok(None) };
             let cut = limit.map_or(cut, |limit| cut.min(limit));
-            let rows = rows_until(cut)?;
-            if rows > self.rows && self.entries > 1 {
-                let fitting = (self.entries as u64).saturating_mul(self.rows) / rows;
+            let weight = weight_until(cut)?;
+            if weight > self.weight && self.entries > 1 {
+                let fitting = (self.entries as u64).saturating_mul(self.weight) / weight;
                 self.entries = (fitting as usize).clamp(1, self.entries - 1);
                 continue;
             }
-            if rows < self.rows / 2 {
+            if weight < self.weight / 2 {
                 self.entries = (self.entries * 2).min(ENTRIES_MAX);
             }
             return Ok(Some(cut));
         }
     }
 
-    /// The last version took so long for so many rows.
-    pub(crate) fn took(&mut self, time: Duration, time_max: Duration, rows: u64) {
+    /// The last version took so long for so much.
+    pub(crate) fn took(&mut self, time: Duration, time_max: Duration, weight: u64) {
         if time > time_max {
-            self.rows = (rows.min(self.rows) / 2).max(ROWS_MIN.min(self.rows_max));
+            self.weight = (weight.min(self.weight) / 2).max(WEIGHT_MIN.min(self.weight_max));
         } else if time < time_max / 2 {
-            self.rows = (self.rows * 2).min(self.rows_max);
+            self.weight = (self.weight * 2).min(self.weight_max);
         }
+    }
+}
+
+/// What is read next.
+#[derive(Debug)]
+pub(crate) struct Next {
+    pub(crate) cut: Cut,
+    pub(crate) ends: BTreeMap<RelationId, Ends>,
+    /// Records up to there.
+    pub(crate) rows: u64,
+    pub(crate) weight: u64,
+}
+
+impl Next {
+    /// What comes after `after` for these inputs, not beyond `limit`; none when there is nothing new. It ends before an entry
+    /// in which a partition of a source with event time begins, or has that entry as its first.
+    pub(crate) fn of(
+        inputs: &mut BTreeMap<RelationId, Input>,
+        log: &dyn InputLog,
+        pacing: &mut Pacing,
+        after: Cut,
+        limit: Option<Cut>,
+    ) -> Result<Option<Next>, LogError> {
+        let mut next = None;
+        let cut = pacing.next_cut(log, after, limit, &mut |cut| {
+            let measured = Next::measured(inputs, log, cut)?;
+            Ok(next.insert(measured).weight)
+        })?;
+        let (Some(cut), Some(next)) = (cut, next) else { return Ok(None) };
+        let mut fitting: Option<usize> = None;
+        for (id, input) in &*inputs {
+            if let Some(entries) = input.entries_until_begin(log, after, &next.ends[id])? {
+                fitting = Some(fitting.map_or(entries, |fewer| fewer.min(entries)));
+            }
+        }
+        let Some(entries) = fitting else { return Ok(Some(next)) };
+        match log.next_cut(after, entries)?.filter(|sooner| *sooner < cut) {
+            None => Ok(Some(next)),
+            Some(sooner) => Next::measured(inputs, log, sooner).map(Some),
+        }
+    }
+
+    fn measured(inputs: &mut BTreeMap<RelationId, Input>, log: &dyn InputLog, cut: Cut) -> Result<Next, LogError> {
+        let mut next = Next { cut, ends: BTreeMap::new(), rows: 0, weight: 0 };
+        for (id, input) in inputs {
+            let ends = input.ends(log, cut)?;
+            next.rows += input.distance(&ends);
+            next.weight += input.weight(log, &ends);
+            next.ends.insert(*id, ends);
+        }
+        Ok(next)
     }
 }
 
@@ -100,6 +155,9 @@ mod tests {
             _bytes_max: usize,
         ) -> Result<Batches, LogError> {
             Ok(Batches { next_offset: until, ..Batches::default() })
+        }
+        fn bytes(&self, _topic: uuid::Uuid, _partition: i32, _from: i64, _until: i64) -> u64 {
+            0
         }
         fn on_advance(&self, _wake: Box<dyn Fn() + Send + Sync>) {}
         fn hold(&self, _topic: uuid::Uuid, _partition: i32, _from: i64) -> Box<dyn Hold> {

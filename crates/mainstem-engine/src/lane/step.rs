@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mainstem_catalog::RelationId;
 
 use super::shared::Content;
-use super::{Ends, Input, Lane, Published, Reading, Shared, View};
+use super::{Ends, Input, Lane, Next, Published, Reading, Shared, View};
 use crate::collection::Collection;
 use crate::engine::RelationStats;
 use crate::error::EngineError;
@@ -25,17 +25,8 @@ impl Lane {
     pub(super) fn step(&mut self) -> Result<bool, EngineError> {
         let log = self.log();
         let begun = self.shared.clock.monotonic();
-        let (inputs, mut ends, mut rows) = (&mut self.inputs, BTreeMap::new(), 0);
-        let next = self.pacing.next_cut(&*log, self.cut, None, &mut |cut| {
-            rows = 0;
-            for (id, input) in &mut *inputs {
-                let positions = input.ends(&*log, cut)?;
-                rows += input.distance(&positions);
-                ends.insert(*id, positions);
-            }
-            Ok(rows)
-        })?;
-        let Some(cut) = next else { return Ok(false) };
+        let next = Next::of(&mut self.inputs, &*log, &mut self.pacing, self.cut, None)?;
+        let Some(Next { cut, ends, rows, weight }) = next else { return Ok(false) };
         if rows == 0 {
             self.cut = cut;
             self.shared.publish(Published { cut, relations: self.shared.published().relations.clone() });
@@ -44,7 +35,7 @@ impl Lane {
         self.move_to(cut, &ends)?;
         self.publish();
         let took = self.shared.clock.monotonic().saturating_sub(begun);
-        self.pacing.took(took, self.config.version_time_max, rows);
+        self.pacing.took(took, self.config.version_time_max, weight);
         self.checkpoints.moved(rows, self.inputs.values_mut().map(Input::take_bytes_read).sum());
         Ok(true)
     }

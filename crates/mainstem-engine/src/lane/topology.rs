@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use mainstem_catalog::{Relation, RelationId, RelationKind};
 
-use super::{Input, JobState, Lane, Reading};
+use super::{BROKEN, Command, Input, JobState, Lane, Reading};
 use crate::backfill::{Backfill, Below, Context, Frontier};
 use crate::collection::Collection;
 use crate::error::EngineError;
@@ -153,7 +153,14 @@ impl Lane {
         // Its versions below must be published ones.
         self.publish();
         let name = format!("engine-backfill-{}", relation.id.0);
-        let body = move || Box::new(backfill).run(&shared);
+        let id = relation.id;
+        let body = move || {
+            let run = std::panic::AssertUnwindSafe(|| Box::new(backfill).run(&shared));
+            // Who waits for the view is told in any case.
+            if std::panic::catch_unwind(run).is_err() {
+                shared.send(Command::Failed(id, BROKEN.to_owned()));
+            }
+        };
         self.spawn(&name, body)?;
         self.running.insert(relation.id);
         Ok(())

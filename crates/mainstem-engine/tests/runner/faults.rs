@@ -1,7 +1,8 @@
 //! What is broken is told, and does not break the rest.
 
-use mainstem_catalog::{Column, RelationId, SqlType};
+use mainstem_catalog::{Column, Origin, RelationId, SqlType};
 use mainstem_engine::{EngineError, PinnedRelation};
+use mainstem_state::Disk;
 
 use super::world::{Event1, Kind, PATIENCE, SOURCE, SOURCE_TOPIC, TABLE, World, graph_of};
 
@@ -85,6 +86,47 @@ fn reads_that_fail_are_tried_again_and_nothing_is_lost() {
     world.log.fail_reads(0);
     let (engine, _) = world.open();
     world.check(&engine);
+}
+
+#[test]
+fn a_view_made_again_from_less_history_than_it_had_says_so() {
+    let mut world = World::new(6);
+    let before = world.define(Kind::Filtered);
+    let (engine, _) = world.open();
+    world.write_events([(0..50).map(|_| event(9)).collect(), (0..50).map(|_| event(9)).collect()]);
+    world.check(&engine);
+    engine.checkpoint_now().expect("a checkpoint");
+    world.kill(engine);
+    // Retention goes on with what the checkpoint holds; the view does not care.
+    world.log.trim(SOURCE_TOPIC, 1, 30);
+    let (engine, report) = world.open();
+    assert_eq!(report.views_restored, 1);
+    world.check(&engine);
+    let (origin, holds) = engine.origin_of(&[SOURCE, TABLE, before]);
+    assert_eq!(origin, [Origin { source: SOURCE, partition: 1, offset: 30 }]);
+    assert_eq!(holds.len(), 2);
+    world.kill(engine);
+    // The checkpoint is lost, and a view is there that was created after the trim.
+    for file in world.disk.files() {
+        world.disk.remove_file(&file).expect("removes");
+    }
+    let after = world.catalog.next_relation_id();
+    let (graph, columns) = graph_of(Kind::Filtered);
+    world.define_graph_from(after, Some(graph.to_json()), columns, &[SOURCE], origin);
+    let (engine, report) = world.open();
+    assert_eq!(report.views_restored, 0);
+    for id in [before, after] {
+        engine.wait_ready_blocking(id, PATIENCE).expect("both run");
+    }
+    let pinned = engine.pin(&[before, after]).expect("ready");
+    let error = |id| match &pinned.relations[&id] {
+        PinnedRelation::Collection(version, error) => (version.len(), error.clone()),
+        PinnedRelation::Source { .. } => panic!("a view"),
+    };
+    let (rows, told) = error(before);
+    let told = told.expect("it misses history");
+    assert!(told.contains("offsets 0 to 29 of partition 1") && told.contains("create it again"), "{told}");
+    assert_eq!((rows, error(after)), (70, (70, None)));
 }
 
 #[test]

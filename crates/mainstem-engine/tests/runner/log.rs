@@ -36,6 +36,8 @@ struct State {
     reads: u64,
     /// Backfills may read only below this offset.
     gate: Option<i64>,
+    /// First offsets that retention has left.
+    starts: HashMap<(Uuid, i32), i64>,
     holds: BTreeMap<(Uuid, i32), BTreeMap<u64, i64>>,
     next_hold: u64,
 }
@@ -74,6 +76,15 @@ impl MemoryLog {
 
     pub(crate) fn damage(&self, topic: Uuid, partition: i32, offset: i64) {
         self.state.lock().damaged.insert((topic, partition), offset);
+    }
+
+    /// Retention removes what is below `start`.
+    pub(crate) fn trim(&self, topic: Uuid, partition: i32, start: i64) {
+        let mut state = self.state.lock();
+        state.starts.insert((topic, partition), start);
+        if let Some(records) = state.records.get_mut(&(topic, partition)) {
+            records.retain(|record| record.offset >= start);
+        }
     }
 
     pub(crate) fn fail_reads(&self, count: u64) {
@@ -122,8 +133,12 @@ impl InputLog for MemoryLog {
         Ok(if place == 0 { 0 } else { ends[place - 1].1 })
     }
 
-    fn start(&self, _topic: Uuid, _partition: i32) -> i64 {
-        0
+    fn start(&self, topic: Uuid, partition: i32) -> i64 {
+        self.state.lock().starts.get(&(topic, partition)).copied().unwrap_or(0)
+    }
+
+    fn bytes(&self, _topic: Uuid, _partition: i32, from: i64, until: i64) -> u64 {
+        u64::try_from(until - from).unwrap_or(0) * 64
     }
 
     fn read(&self, topic: Uuid, partition: i32, from: i64, until: i64, bytes_max: usize) -> Result<Batches, LogError> {
@@ -140,8 +155,11 @@ impl InputLog for MemoryLog {
         if let Some(offset) = state.damaged.get(&(topic, partition)).copied().filter(|offset| until > *offset) {
             return Err(LogError::Damaged { topic, partition, offset, place: "file x, byte 7".to_owned() });
         }
-        let (from, until) = (from as usize, until as usize);
-        let all = &state.records[&(topic, partition)][from..until];
+        let start = state.starts.get(&(topic, partition)).copied().unwrap_or(0);
+        if from < start {
+            return Err(LogError::Trimmed { topic, partition, offset: from, start });
+        }
+        let all = &state.records[&(topic, partition)][(from - start) as usize..(until - start) as usize];
         let mut bytes = 0;
         let fits = |record: &&LogRecord| {
             bytes += record.value.as_ref().map_or(0, Bytes::len);
@@ -149,7 +167,7 @@ impl InputLog for MemoryLog {
         };
         let count = all.iter().take_while(fits).count().max(1);
         let records = all[..count].to_vec();
-        Ok(Batches { records, unreadable: Vec::new(), next_offset: (from + count) as i64 })
+        Ok(Batches { records, unreadable: Vec::new(), next_offset: from + count as i64 })
     }
 
     fn on_advance(&self, wake: Wake) {

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::Operator as Op;
 use mainstem_catalog::{
-    Catalog, Column, DEAD_LETTERS_TOPIC, Dependency, Encoding, Event, Include, IncludeKind, Relation, RelationId,
-    RelationKind, SourceDefinition, SqlType, TableDefinition, Topic, TopicOwner, ViewDefinition, Watermark,
+    Catalog, Column, DEAD_LETTERS_TOPIC, Dependency, Encoding, Event, Include, IncludeKind, Origin, Relation,
+    RelationId, RelationKind, SourceDefinition, SqlType, TableDefinition, Topic, TopicOwner, ViewDefinition, Watermark,
 };
 use mainstem_engine::{Cut, Engine, EngineConfig, EngineParts, InputLog, PinnedRelation, RestoreReport, Version};
 use mainstem_sql::graph::GRAPH_VERSION;
@@ -69,6 +69,10 @@ pub(crate) struct World {
     pub(crate) views: BTreeMap<RelationId, Kind>,
     /// By partition, in offset order; none is poison.
     pub(crate) written: [Vec<Option<Event1>>; 2],
+    /// By partition, for each of what was written.
+    is_late: [Vec<bool>; 2],
+    /// By partition: its watermark, once it has begun.
+    watermarks_us: [Option<Option<i64>>; 2],
     pub(crate) table: BTreeMap<i64, i64>,
     pub(crate) config: EngineConfig,
 }
@@ -98,6 +102,8 @@ impl World {
             catalog,
             views: BTreeMap::new(),
             written: [Vec::new(), Vec::new()],
+            is_late: [Vec::new(), Vec::new()],
+            watermarks_us: [None, None],
             table: BTreeMap::new(),
             config,
         }
@@ -137,7 +143,19 @@ impl World {
         columns: Vec<Column>,
         reads: &[RelationId],
     ) {
-        let view = ViewDefinition { query: String::new(), emit_on_window_close: false, graph, settings: Vec::new() };
+        self.define_graph_from(id, graph, columns, reads, Vec::new());
+    }
+
+    pub(crate) fn define_graph_from(
+        &mut self,
+        id: RelationId,
+        graph: Option<serde_json::Value>,
+        columns: Vec<Column>,
+        reads: &[RelationId],
+        origin: Vec<Origin>,
+    ) {
+        let view =
+            ViewDefinition { query: String::new(), emit_on_window_close: false, graph, settings: Vec::new(), origin };
         let relation = Relation {
             id,
             schema: "public".to_owned(),
@@ -165,6 +183,7 @@ impl World {
     /// One entry with records for both partitions; none is poison.
     pub(crate) fn write_events(&mut self, events: [Vec<Option<Event1>>; 2]) -> Cut {
         let mut appends: Appends = Vec::new();
+        self.observe(&events);
         for (partition, events) in (0..).zip(events) {
             if events.is_empty() {
                 continue;
@@ -231,7 +250,9 @@ impl World {
                 }
             }
             Kind::Closed => {
-                let in_time: Vec<Event1> = self.written.iter().flat_map(|events| not_late(events)).collect();
+                let all = self.written.iter().flatten().zip(self.is_late.iter().flatten());
+                let in_time: Vec<Event1> =
+                    all.filter(|(_, is_late)| !**is_late).filter_map(|(event, _)| *event).collect();
                 let groups = by_key(&mut in_time.iter(), &|event| event.ts.map(window_end));
                 let watermark = self.watermark_us();
                 let is_closed = |end: Option<i64>| end.is_some_and(|end| watermark.is_some_and(|at| end <= at));
@@ -244,14 +265,27 @@ impl World {
         (counted, has_error)
     }
 
+    /// The smallest watermark of the partitions that have begun.
     fn watermark_us(&self) -> Option<i64> {
-        let newest = |events: &Vec<Option<Event1>>| events.iter().flatten().filter_map(|event| event.ts).max();
-        self.written.iter().filter_map(newest).min().map(|newest| newest - DELAY_US)
+        self.watermarks_us.iter().flatten().min().copied().flatten()
+    }
+
+    /// One entry arrives: a partition begins at the watermark of the source before it.
+    fn observe(&mut self, events: &[Vec<Option<Event1>>; 2]) {
+        let floor_us = self.watermark_us();
+        for (partition, events) in events.iter().enumerate().filter(|(_, events)| !events.is_empty()) {
+            let watermark_us = self.watermarks_us[partition].get_or_insert(floor_us);
+            for event in events {
+                let ts = event.and_then(|event| event.ts);
+                let is_late = ts.zip(*watermark_us).is_some_and(|(ts, watermark_us)| ts < watermark_us);
+                self.is_late[partition].push(is_late);
+                *watermark_us = (*watermark_us).max(ts.map(|ts| ts - DELAY_US));
+            }
+        }
     }
 
     pub(crate) fn late(&self) -> u64 {
-        let good = self.written.iter().flatten().flatten().count();
-        (good - self.written.iter().map(|events| not_late(events).len()).sum::<usize>()) as u64
+        self.is_late.iter().flatten().filter(|is_late| **is_late).count() as u64
     }
 
     pub(crate) fn poison(&self) -> BTreeSet<(i64, i64)> {
@@ -299,23 +333,6 @@ impl World {
 
 pub(crate) fn window_end(ts: i64) -> i64 {
     (ts.div_euclid(WINDOW_US) + 1) * WINDOW_US
-}
-
-/// Rows of one partition that were in time, by its own earlier offsets.
-fn not_late(events: &[Option<Event1>]) -> Vec<Event1> {
-    let mut newest = None;
-    let mut kept = Vec::new();
-    for event in events.iter().flatten() {
-        let Some(ts) = event.ts else {
-            kept.push(*event);
-            continue;
-        };
-        if newest.is_none_or(|newest| ts >= newest - DELAY_US) {
-            kept.push(*event);
-        }
-        newest = newest.max(Some(ts));
-    }
-    kept
 }
 
 fn event_json(event: Event1) -> Bytes {

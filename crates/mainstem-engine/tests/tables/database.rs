@@ -121,6 +121,7 @@ impl Database {
                     emit_on_window_close: view.emit_on_window_close,
                     graph: Some(plan.graph.to_json()),
                     settings: Vec::new(),
+                    origin: Vec::new(),
                 });
                 relation(id, &view.name.name, plan.columns, kind, plan.depends_on, sql)
             }
@@ -131,6 +132,7 @@ impl Database {
                     emit_on_window_close: false,
                     graph: None,
                     settings: Vec::new(),
+                    origin: Vec::new(),
                 });
                 relation(id, &view.name.name, plan.columns, kind, plan.depends_on, sql)
             }

@@ -40,7 +40,9 @@ impl Shared {
         match self.commit(&entries) {
             Ok(committed) => {
                 self.release_backlog(bytes);
-                self.announce(&committed.advanced);
+                if entries.iter().any(Queued::is_new) {
+                    self.announce(&committed.advanced);
+                }
                 for entry in entries {
                     (entry.done)(Ok(entry.csn));
                 }
@@ -103,10 +105,8 @@ impl Shared {
         self.visible.store(writer.applied.0, Ordering::Release);
     }
 
+    /// Told also when no partition grew: entries of deleted topics move the visible CSN, and somebody may wait for it.
     fn announce(&self, advanced: &[(TopicPartition, i64)]) {
-        if advanced.is_empty() {
-            return;
-        }
         let visible = Csn(self.visible.load(Ordering::Acquire));
         for listener in self.listeners.read().iter() {
             listener(visible, advanced);

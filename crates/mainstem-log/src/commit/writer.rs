@@ -312,7 +312,7 @@ impl Writer {
             return Ok(());
         }
         storage.order.append(steps)?;
-        if storage.order.is_full() {
+        if storage.order.is_full(0) {
             let base = steps.last().map_or(self.applied, |step| step.csn);
             let ends: Vec<_> = self.tails.iter().map(|(id, tail)| (*id, tail.end_offset)).collect();
             storage.order.begin_file(base, &ends)?;

@@ -31,6 +31,7 @@ impl Recovery {
         file: &str,
         position: u64,
     ) -> Result<(), OpenError> {
+        self.keep_evidence()?;
         let first = self.writer.applied.next();
         let steps = self.evidence_of(first, last);
         let ends = match (&steps, next) {
@@ -61,7 +62,7 @@ impl Recovery {
                     self.writer.tails.get(&step.partition).is_some_and(|tail| tail.end_offset >= step.end_offset)
                 };
                 let steps: Vec<_> = steps.into_iter().filter(is_whole).collect();
-                self.writer.append_order(&self.storage, &steps)?;
+                self.append_order(&steps)?;
             }
             None => self.suspect_all(&place)?,
         }

@@ -1,7 +1,7 @@
 //! Stored bytes that are not what was written.
 
 use mainstem_disk::{Disk, Open};
-use mainstem_log::{AppendError, Csn, PartError, ReadError, Urgency};
+use mainstem_log::{AppendError, Csn, Log, PartError, ReadError, Urgency};
 
 use crate::rig::{Rig, append, entry, partition, text_of, words};
 
@@ -81,6 +81,44 @@ fn a_damaged_block_without_another_copy_stops_its_partition_only() {
     }
     let (log, _) = rig.open(&[a, b]);
     append(&log, b, "on");
+}
+
+#[test]
+fn a_crash_during_recovery_does_not_turn_damage_into_a_torn_tail() {
+    let (a, b) = (partition(A.0, A.1), partition(B.0, B.1));
+    // Power goes at each operation of the recovery in turn, until one comes to its end.
+    for operation in 1.. {
+        assert!(operation < 1_000, "recovery never comes to its end");
+        let rig = Rig::new(100 + operation);
+        filled(&rig, 3);
+        for path in rig.disk.files() {
+            rig.disk.open(&path, Open::Write).unwrap().sync_data().unwrap();
+        }
+        for dir in ["log", "topics"] {
+            rig.disk.sync_dir(dir).unwrap();
+        }
+        let path = commit_file(&rig, "the-last");
+        rig.disk.corrupt(&path, rig.find(&path, "the-last"), 1).unwrap();
+        cut_segment(&rig, A.0, "the-last");
+        rig.disk.crash_after(operation);
+        let is_whole = Log::open(rig.disk.mount(), rig.clock.clone(), rig.config).is_ok() && !rig.disk.is_off();
+        rig.disk.crash();
+        {
+            let (log, report) = rig.open(&[a, b]);
+            assert_eq!(report.torn_bytes_cut, 0, "operation {operation}: {report:?}");
+            assert!(matches!(log.read(a, 4, 100, true), Err(ReadError::Damaged { offset: 4, .. })), "{report:?}");
+            assert_eq!(text_of(&log, b), "other-0 other-1 other-2 in-between");
+            append(&log, b, "on");
+            let on = log.partition(b).unwrap().high_watermark - 1;
+            assert_eq!(log.ends_at(report.last, &[a, b]).unwrap(), [4, on], "operation {operation}");
+            rig.disk.crash();
+            let (log, _) = rig.open(&[a, b]);
+            assert_eq!(log.partition(b).unwrap().high_watermark, on + 1);
+        }
+        if is_whole {
+            break;
+        }
+    }
 }
 
 #[test]

@@ -80,6 +80,7 @@ fn relation(catalog: &Catalog, statement: Statement) -> Relation {
                 emit_on_window_close: false,
                 graph: None,
                 settings: vec![],
+                origin: vec![],
             };
             (view.name, plan.columns, RelationKind::View(definition), plan.depends_on)
         }
@@ -90,6 +91,7 @@ fn relation(catalog: &Catalog, statement: Statement) -> Relation {
                 emit_on_window_close: view.emit_on_window_close,
                 graph: Some(plan.graph.to_json()),
                 settings: vec![],
+                origin: vec![],
             };
             (view.name, plan.columns, RelationKind::MaterializedView(definition), plan.depends_on)
         }
