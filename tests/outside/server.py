@@ -72,6 +72,10 @@ class Server:
         """What all starts so far wrote to standard error."""
         return self.error_file.read_text(errors="replace") if self.error_file.exists() else ""
 
+    def has_said_ready(self):
+        is_readable, _, _ = select.select([self.process.stdout], [], [], 0)
+        return bool(is_readable)
+
     def is_running(self):
         return self.process is not None and self.process.poll() is None
 

@@ -149,38 +149,67 @@ def seeded():
     return random.Random(seed)
 
 
-def kill_under_load(server, load, dice):
+class Met:
+    """What the kills of a test have met, as far as it can be told from outside."""
+
+    def __init__(self):
+        self.recoveries = self.checkpoints = 0
+
+    def check(self, rounds, wants_checkpoints):
+        print(f"kills within a recovery: {self.recoveries}, within a checkpoint of the views: {self.checkpoints}")
+        if rounds >= 20:
+            assert self.recoveries > 0, "no kill met a recovery"
+            assert self.checkpoints > 0 or not wants_checkpoints, "no kill met a checkpoint"
+
+
+def unfinished_checkpoints(server):
+    return list(server.directory.glob("engine/*.unfinished"))
+
+
+def aim_at_checkpoint(server):
+    """Returns when a checkpoint of the views is being written, or after a while."""
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline and not unfinished_checkpoints(server):
+        time.sleep(0.0002)
+
+
+def kill_under_load(server, load, dice, met, aims_at_checkpoints):
     """A kill with at least 1,000 acknowledgements behind it and requests in flight; what was acknowledged before it."""
     before = load.total()
     load.resume()
     wanted = ACKNOWLEDGED_MIN + dice.randrange(2000)
     until(lambda: load.failures or load.total() - before >= wanted, lambda: f"{load.total() - before} acknowledgements", 60, every=0.002)
     # The kill comes at any moment of a commit, a segment roll or a checkpoint.
-    time.sleep(dice.random() * 0.03)
+    if aims_at_checkpoints and dice.random() < 0.5:
+        aim_at_checkpoint(server)
+    else:
+        time.sleep(dice.random() * 0.03)
     in_flight = sum(load.written) - load.total()
     acknowledged = list(load.acknowledged)
     server.kill()
+    met.checkpoints += bool(unfinished_checkpoints(server))
     assert not load.failures, load.failures[:5]
     assert in_flight > 0, "nothing was in flight at the kill"
     return acknowledged
 
 
-def restart(server, dice):
+def restart(server, dice, met):
     """Starts again; in two of five rounds the first start is killed too, within its recovery."""
     if dice.random() < 0.4:
         server.spawn()
-        time.sleep(dice.random() * 0.15)
+        time.sleep(dice.random() * 0.06)
+        met.recoveries += not server.has_said_ready()
         server.kill()
     server.start()
 
 
-def run_rounds(server, load, rounds, dice, after_restart):
-    check = Check(server, load)
+def run_rounds(server, load, rounds, dice, after_restart, aims_at_checkpoints=False):
+    check, met = Check(server, load), Met()
     start = time.monotonic()
     try:
         for _ in range(rounds):
-            acknowledged = kill_under_load(server, load, dice)
-            restart(server, dice)
+            acknowledged = kill_under_load(server, load, dice, met, aims_at_checkpoints)
+            restart(server, dice, met)
             check.read_to(acknowledged)
             load.settle()
             check.read_to(load.acknowledged)
@@ -190,6 +219,7 @@ def run_rounds(server, load, rounds, dice, after_restart):
     finally:
         load.stop()
         check.consumer.close()
+    met.check(rounds, aims_at_checkpoints)
     print(f"{rounds} kills, {load.total()} records acknowledged, {time.monotonic() - start:.0f} s")
 
 
@@ -227,7 +257,7 @@ def test_views_equal_their_batch_query_after_kills(servers):
             kept = session.execute("SELECT id FROM kept ORDER BY id").fetchall()
             assert kept == [(n,) for n in range(1, done + 1)], "a row that was acknowledged before a kill is missing"
 
-    run_rounds(server, Load(server, partitions=2, pad=20), rounds, seeded(), after_restart)
+    run_rounds(server, Load(server, partitions=2, pad=20), rounds, seeded(), after_restart, aims_at_checkpoints=True)
 
 
 def connect(server):

@@ -123,7 +123,7 @@ const PLACED: &[Placed] = &[
 /// Crates that may open sockets. What a crate does with tokio cannot be seen from its dependencies, so a use of these
 /// libraries elsewhere is only shown.
 const SOCKET_CRATES: &[&str] = &["mainstem-server", "mainstem-connectors", TESTKIT];
-const SOCKET_LIBRARIES: &[&str] = &["axum", "hyper", "mio", "pgwire", "reqwest", "socket2", "tokio"];
+const SOCKET_LIBRARIES: &[&str] = &["axum", "hyper", "mio", "reqwest", "socket2", "tokio"];
 
 /// One dependency as `cargo metadata` tells it.
 #[derive(Debug)]
@@ -217,7 +217,7 @@ fn check_place(edge: &Edge) -> Option<String> {
     if edge.from == FEATURES {
         return None;
     }
-    // The longest name that fits: datafusion-functions-json is placed as datafusion is, datafusion-pg-catalog on its own.
+    // The longest name that fits: datafusion-functions-json is placed as datafusion is.
     let is_of = |placed: &&Placed| {
         edge.to.strip_prefix(placed.library).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     };
@@ -286,8 +286,6 @@ mod tests {
         assert_eq!(errors("mainstem-engine", "datafusion-functions-json", false), "");
         assert!(errors("mainstem-log", "datafusion-functions-json", false).starts_with("mainstem-log -> datafusion-"));
         assert!(errors("mainstem-formats", "datafusion", true).contains("only mainstem-sql"));
-        assert!(errors("mainstem-engine", "datafusion-pg-catalog", false).contains("only mainstem-session"));
-        assert_eq!(errors("mainstem-session", "datafusion-pg-catalog", false), "");
         assert!(errors("mainstem-broker", "rdkafka", false).contains("only mainstem-connectors"));
         assert!(errors("mainstem-session", "tokio-postgres", true).contains("only mainstem-connectors"));
     }

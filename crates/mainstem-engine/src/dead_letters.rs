@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
@@ -42,6 +43,7 @@ pub(crate) struct DeadLetters {
     input: Arc<dyn InputLog>,
     output: Arc<dyn OutputLog>,
     outputs: Mutex<BTreeMap<RelationId, Recorded>>,
+    taken: AtomicU64,
 }
 
 /// One output.
@@ -73,19 +75,24 @@ impl Recorded {
 
 impl DeadLetters {
     pub(crate) fn new(input: Arc<dyn InputLog>, output: Arc<dyn OutputLog>) -> DeadLetters {
-        DeadLetters { input, output, outputs: Mutex::default() }
+        DeadLetters { input, output, outputs: Mutex::default(), taken: AtomicU64::new(0) }
     }
 
-    /// Takes what a reader of the relation rejected up to `cut`, whose positions are `ends`. Answers how many were new.
+    /// How many letters were taken since the engine was opened.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Takes what a reader of the relation rejected up to `cut`, whose positions are `ends`.
     pub(crate) fn offer(
         &self,
         relation: &Relation,
         topic_of_letters: Option<Uuid>,
         rejected: Vec<RejectedRecord>,
         (cut, ends): (Cut, &Ends),
-    ) -> u64 {
+    ) {
         if rejected.is_empty() {
-            return 0;
+            return;
         }
         let mut outputs = self.outputs.lock();
         let recorded = match self.recorded(&mut outputs, relation) {
@@ -93,13 +100,13 @@ impl DeadLetters {
             Err(error) => {
                 // Not marked as recorded: a replay offers them again.
                 tracing::error!(source = %relation.name, %error, "dead letters cannot be written");
-                return 0;
+                return;
             }
         };
         let is_new =
             |one: &RejectedRecord| recorded.positions.get(&one.partition).is_none_or(|at| one.record.offset >= *at);
         let new: Vec<OutRecord> = rejected.iter().filter(|one| is_new(one)).map(|one| letter(relation, one)).collect();
-        let count = new.len() as u64;
+        self.taken.fetch_add(new.len() as u64, Ordering::Relaxed);
         for (partition, end) in ends {
             let at = recorded.positions.entry(*partition).or_insert(*end);
             *at = (*at).max(*end);
@@ -107,7 +114,6 @@ impl DeadLetters {
         recorded.unwritten.extend(new);
         recorded.unwritten_cut = recorded.unwritten_cut.max(cut);
         self.write(relation.id, topic_of_letters, recorded);
-        count
     }
 
     /// Makes all that was offered durable. Until then no checkpoint may be taken.

@@ -224,14 +224,16 @@ impl Engine {
         self.shared.published().cut
     }
 
-    /// Returns when the published cut is at least this, or when the engine has stopped. Cancel-safe.
-    pub async fn wait_published(&self, at_least: Cut) {
+    /// Returns when the published cut is at least this; `Stopped` when it never will be. Cancel-safe.
+    pub async fn wait_published(&self, at_least: Cut) -> Result<(), EngineError> {
         let mut cuts = self.shared.cuts();
-        while *cuts.borrow_and_update() < at_least && !self.shared.has_stopped() {
-            if cuts.changed().await.is_err() {
-                return;
+        while *cuts.borrow_and_update() < at_least {
+            if self.shared.has_stopped() {
+                return Err(EngineError::Stopped);
             }
+            cuts.changed().await.map_err(|_| EngineError::Stopped)?;
         }
+        Ok(())
     }
 
     /// [`Engine::wait_published`] for threads; whether it was reached in time.

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::copy::{CopyIn, CopyOut};
 use crate::parameters::Parameter;
 use crate::settings::Settings;
-use crate::shared::Shared;
+use crate::shared::{Shared, engine_error};
 use crate::transactions::Open;
 
 /// What a statement gives.
@@ -315,7 +315,7 @@ impl Session {
     /// All that anyone has been acknowledged is shown by views when this returns.
     async fn flush(&mut self) -> Result<Response, SqlError> {
         let newest = self.shared.engine.input().newest();
-        self.shared.engine.wait_published(newest).await;
+        self.shared.engine.wait_published(newest).await.map_err(|error| engine_error(&error))?;
         self.saw(Some(newest));
         Ok(Response::done("FLUSH"))
     }
@@ -325,7 +325,7 @@ impl Session {
         let catalog = self.shared.catalogs.current();
         for relation in catalog.relations().filter(|relation| relation.materialized().is_some()) {
             let ready = self.shared.engine.wait_ready(relation.id).await;
-            ready.map_err(|error| crate::shared::engine_error(&error))?;
+            ready.map_err(|error| engine_error(&error))?;
         }
         Ok(Response::done("WAIT"))
     }

@@ -210,7 +210,7 @@ pub(crate) async fn context_with(
     let pinned = match &at.transaction {
         Some(snapshot) => snapshot.pinned(engine, &stored)?,
         None => {
-            engine.wait_published(at.at_least).await;
+            engine.wait_published(at.at_least).await.map_err(|error| engine_error(&error))?;
             // After a restart a view may have to read its history again.
             for id in &stored {
                 engine.wait_ready(*id).await.map_err(|error| engine_error(&error))?;

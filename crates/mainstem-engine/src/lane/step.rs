@@ -83,10 +83,7 @@ impl Lane {
                 rejected
             }
         };
-        let written = self.dead_letters.offer(&input.relation, topic_of_letters, rejected, (cut, ends));
-        if written > 0 {
-            self.shared.with_stats(|stats| stats.dead_letters_written += written);
-        }
+        self.dead_letters.offer(&input.relation, topic_of_letters, rejected, (cut, ends));
         Ok(())
     }
 
@@ -115,8 +112,10 @@ impl Lane {
         });
         let relations = Arc::new(tables.chain(views).collect());
         let stats: BTreeMap<_, _> = self.relation_stats().collect();
+        let letters = self.dead_letters.taken();
         self.shared.with_stats(|all| {
             all.versions += 1;
+            all.dead_letters_written = letters;
             all.relations = stats;
         });
         self.shared.publish(Published { cut: self.cut, relations });

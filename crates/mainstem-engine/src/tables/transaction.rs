@@ -103,7 +103,7 @@ impl Transaction {
         let pins = match &self.pins {
             Some(pins) => pins.clone(),
             None => {
-                engine.wait_published(at_least).await;
+                engine.wait_published(at_least).await.map_err(|error| engine_error(&error))?;
                 let pins = Arc::new(Mutex::new(pin_all(engine, catalog)?));
                 self.pins.insert(pins).clone()
             }

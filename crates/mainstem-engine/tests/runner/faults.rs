@@ -1,7 +1,7 @@
 //! What is broken is told, and does not break the rest.
 
 use mainstem_catalog::{Column, Origin, RelationId, SqlType};
-use mainstem_engine::{EngineError, PinnedRelation};
+use mainstem_engine::{EngineError, InputLog, PinnedRelation};
 use mainstem_state::Disk;
 
 use super::world::{Event1, Kind, PATIENCE, SOURCE, SOURCE_TOPIC, TABLE, World, graph_of};
@@ -118,6 +118,7 @@ fn a_view_made_again_from_less_history_than_it_had_says_so() {
     for id in [before, after] {
         engine.wait_ready_blocking(id, PATIENCE).expect("both run");
     }
+    assert!(engine.wait_published_blocking(world.log.newest(), PATIENCE));
     let pinned = engine.pin(&[before, after]).expect("ready");
     let error = |id| match &pinned.relations[&id] {
         PinnedRelation::Collection(version, error) => (version.len(), error.clone()),

@@ -69,6 +69,7 @@ fn views(state: &State, page: &mut String) {
             let job = jobs.iter().find(|job| job.relation == *id);
             let status = match job {
                 Some(job) => format!("{}: {} of {} rows", job.state, job.rows_done, job.rows_total),
+                None if !relation.input_errors.is_empty() => relation.input_errors.join("; "),
                 None if relation.errors > 0 => format!("{} rows fail", relation.errors),
                 None => "live".to_owned(),
             };
@@ -76,7 +77,8 @@ fn views(state: &State, page: &mut String) {
                 relation.name.clone(),
                 relation.kind.to_owned(),
                 status,
-                relation.rows.to_string(),
+                // A source keeps no rows: what was read of its topic.
+                if relation.kind == "source" { relation.rows_in } else { relation.rows }.to_string(),
                 bytes(relation.bytes + relation.state_bytes),
                 relation.lag_records.to_string(),
                 format!("{:.1} s", relation.lag_ms as f64 / 1000.0),
