@@ -259,6 +259,7 @@ impl Broker {
             ApiKey::OffsetForLeaderEpoch => respond(h, &self.offset_for_leader_epoch(decode(h, message)?))?,
             ApiKey::CreateTopics => respond(h, &self.create_topics(decode(h, message)?).await)?,
             ApiKey::DeleteTopics => respond(h, &self.delete_topics(decode(h, message)?, header.version).await)?,
+            ApiKey::DeleteRecords => respond(h, &self.delete_records(decode(h, message)?).await)?,
             ApiKey::CreatePartitions => respond(h, &self.create_partitions(decode(h, message)?).await)?,
             ApiKey::DescribeConfigs => respond(h, &self.describe_configs(decode(h, message)?))?,
             ApiKey::IncrementalAlterConfigs => respond(h, &self.alter_configs(decode(h, message)?).await)?,
@@ -359,7 +360,12 @@ pub(crate) fn for_each_record(
         let read = log.read(partition, offset, LOAD_BYTES, true)?;
         let bad = |offset, reason: String| OpenError::Record { topic, offset, reason };
         for item in batch::split(&read.batches) {
-            let (_, batch) = item.map_err(|error| bad(offset, error.to_string()))?;
+            let (header, batch) = item.map_err(|error| bad(offset, error.to_string()))?;
+            if !batch::verify_crc(&batch) {
+                let reason = "the checksum of its batch is wrong: the file is damaged; `mainstem scrub` tells where, restore \
+                              the data directory from a copy";
+                return Err(bad(header.base_offset, reason.to_owned()));
+            }
             for record in records::records(&batch).map_err(|error| bad(offset, error.to_string()))? {
                 let record = record.map_err(|error| bad(offset, error.to_string()))?;
                 let at = record.offset;
@@ -378,7 +384,7 @@ fn load_groups(log: &Log, catalog: &Catalog, groups: &Groups) -> Result<(), Open
     let Some(topic) = catalog.topic_named(OFFSETS_TOPIC) else { return Ok(()) };
     for partition in 0..topic.partitions {
         let tp = TopicPartition::new(TopicId(topic.id), partition);
-        for_each_record(log, OFFSETS_TOPIC, tp, |record| {
+        let read = for_each_record(log, OFFSETS_TOPIC, tp, |record| {
             let Some(key) = &record.key else { return Ok(()) };
             match OffsetsRecord::of_record(key, &record) {
                 // The topic was deleted, and the process killed before the offset's tombstone.
@@ -388,7 +394,10 @@ fn load_groups(log: &Log, catalog: &Catalog, groups: &Groups) -> Result<(), Open
                 Err(error) => tracing::warn!(offset = record.offset, %error, "skipped a record of {OFFSETS_TOPIC}"),
             }
             Ok(())
-        })?;
+        });
+        if let Err(error) = read {
+            tracing::error!(partition, "groups begin where they stood before the damage: {error}");
+        }
     }
     groups.loaded(TopicId(topic.id), topic.partitions);
     Ok(())

@@ -1,8 +1,9 @@
-//! Topics: CreateTopics, DeleteTopics, CreatePartitions, creation on demand, retention, and their settings.
+//! Topics: CreateTopics, DeleteTopics, CreatePartitions, DeleteRecords, creation on demand, retention, and their settings.
 
 mod configs;
 mod create;
 mod delete;
+mod delete_records;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

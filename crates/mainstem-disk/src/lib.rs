@@ -10,8 +10,10 @@
 //! removed name is durable only after [`Disk::sync_dir`] of its directory. Until then a crash may keep any subset of
 //! the writes, each whole, torn at any byte, or not at all, in any order.
 
+mod overlay;
 mod real;
 
+pub use overlay::OverlayDisk;
 pub use real::{LockedDir, RealDisk, SystemClock, SystemRandom};
 
 use std::fmt::Debug;

@@ -117,7 +117,7 @@ impl Checkpoint {
     }
 
     /// `Err` is the version, when it is a later one.
-    fn parse(bytes: &[u8]) -> Result<Option<Self>, u32> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Self>, u32> {
         let mut take = Take::new(bytes);
         let mut checked = || {
             let (magic, version, len, crc) = (take.u32()?, take.u32()?, take.u64()?, take.u32()?);

@@ -423,6 +423,36 @@ pub enum OpenError {
     },
 }
 
+/// Why [`crate::Log::delete_records`] removed nothing.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DeleteRecordsError {
+    /// No such partition.
+    #[error("unknown partition {0}")]
+    UnknownPartition(TopicPartition),
+    /// Below 0, or behind the end.
+    #[error("offset {offset} is outside 0..={end}")]
+    OutOfRange {
+        /// What was asked for.
+        offset: i64,
+        /// High watermark.
+        end: i64,
+    },
+    /// A view still reads what would go.
+    #[error("offset {offset} is behind {held_from}, from which on a view still needs the records")]
+    Held {
+        /// What was asked for.
+        offset: i64,
+        /// The first offset that is held.
+        held_from: i64,
+    },
+    /// A damaged partition keeps everything.
+    #[error("partition {0} is damaged")]
+    Damaged(TopicPartition),
+    /// The log has stopped; whether the records are gone shows after a restart.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
 /// What [`crate::Log::apply_retention`] removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RetentionReport {

@@ -38,10 +38,12 @@ impl Holds {
         Hold { holds: Arc::clone(holds), partition, id }
     }
 
-    /// Below which offset retention may remove; `i64::MAX` when nothing is held.
-    pub(crate) fn limit(&self, partition: TopicPartition) -> i64 {
+    /// Has `remove` told below which offset it may remove; `i64::MAX` when nothing is held. No hold begins meanwhile: whoever
+    /// holds first and then looks for the start finds what is left.
+    pub(crate) fn below_limit<T>(&self, partition: TopicPartition, remove: impl FnOnce(i64) -> T) -> T {
         let held = self.held.lock();
-        held.offsets.range((partition, 0)..=(partition, u64::MAX)).map(|(_, offset)| *offset).min().unwrap_or(i64::MAX)
+        let of_partition = held.offsets.range((partition, 0)..=(partition, u64::MAX));
+        remove(of_partition.map(|(_, offset)| *offset).min().unwrap_or(i64::MAX))
     }
 }
 

@@ -7,13 +7,15 @@ use std::thread::JoinHandle;
 use mainstem_disk::{Clock, Disk};
 
 use crate::hold::{Hold, Holds};
+use crate::partition::DamagedAt;
 use crate::read::Wanted;
 use crate::recovery::recover;
 use crate::sequence::{Headers, Limits, headers_of};
 use crate::shared::{Listener, Shared};
 use crate::{
-    Accepted, AppendError, Csn, Done, Entry, LogConfig, LogCounters, OpenError, OrderStep, PartitionConfig,
-    PartitionState, Read, ReadError, RecoveryReport, RetentionReport, Stopped, TopicId, TopicPartition, Urgency,
+    Accepted, AppendError, Csn, DeleteRecordsError, Done, Entry, LogConfig, LogCounters, OpenError, OrderStep,
+    PartitionConfig, PartitionState, Read, ReadError, RecoveryReport, RetentionReport, Stopped, TopicId,
+    TopicPartition, Urgency,
 };
 
 /// A handle to the log; clones share it.
@@ -218,6 +220,15 @@ impl Log {
         Ok(self.shared.storage.order.ends_at(csn, partitions, now)?)
     }
 
+    /// A reader has found that the batch at `offset` is not what was written: the partition stops there, as if this had been
+    /// found while reading its headers.
+    pub fn report_damage(&self, partition: TopicPartition, offset: i64, place: String) {
+        if let Some(found) = self.shared.find(partition) {
+            tracing::error!(%partition, offset, %place, "damaged");
+            found.stop_at(DamagedAt { offset, place });
+        }
+    }
+
     /// About how many bytes the records in `from..until` take in the segments; 0 for an unknown partition. Cheap: asks the
     /// indexes.
     pub fn bytes_between(&self, partition: TopicPartition, from: i64, until: i64) -> u64 {
@@ -233,6 +244,12 @@ impl Log {
     /// checkpoint when something goes.
     pub fn apply_retention(&self) -> RetentionReport {
         self.shared.apply_retention()
+    }
+
+    /// Removes all records before `offset` (before the end when there is none) for good; answers the first offset that
+    /// exists then. Durable when this returns: it takes a checkpoint.
+    pub fn delete_records(&self, partition: TopicPartition, offset: Option<i64>) -> Result<i64, DeleteRecordsError> {
+        self.shared.delete_records(partition, offset)
     }
 
     /// Makes segments and order durable up to what is visible, and lets the commit log before it be used again. A disk

@@ -314,6 +314,13 @@ impl Order {
         Ok(partitions.iter().map(|p| ends.get(p).copied().unwrap_or(0)).collect())
     }
 
+    /// Reads every step. Answers the bytes read, and where steps are damaged.
+    pub(crate) fn verify(&self) -> (u64, Vec<Failure>) {
+        let files = self.inner.read().files.clone();
+        let damaged = files.iter().filter_map(|file| file.read(STEP_BYTES as u64, |_| true).err());
+        (files.iter().map(|file| file.len).sum(), damaged.collect())
+    }
+
     /// Forgets the oldest files while all their steps are obsolete; answers their paths. The newest always stays.
     pub(crate) fn trim(&self, is_obsolete: impl Fn(&OrderStep) -> bool) -> Result<Vec<String>, Failure> {
         let mut removed = Vec::new();

@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::ast::Query;
 use futures::StreamExt;
 use mainstem_engine::batch::{ReadPoint, plan_query, relations_of, session_context};
 use mainstem_engine::tables::{Dml, DmlPlan};
-use mainstem_sql::plan::column_names;
+use mainstem_sql::plan::{column_names, distinct_names};
 use mainstem_sql::{SqlError, Statement};
 
 use crate::parameters::{Parameter, bound};
@@ -78,6 +78,7 @@ impl Session {
         if is_system {
             system::rewrite(&mut query, &catalog)?;
         }
+        distinct_names(&mut query);
         let relations = relations_of(&catalog, &query);
         let context = session_context(&self.shared.engine, &catalog, &relations, at, &options).await?;
         if is_system {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mainstem_catalog::{Catalog, Event, Topic, TopicOwner, check_topic_name};
+use mainstem_catalog::{Catalog, Event, OFFSETS_TOPIC, Topic, TopicOwner, check_topic_name};
 use mainstem_kafka_wire::messages::create_partitions_request::CreatePartitionsTopic;
 use mainstem_kafka_wire::messages::create_partitions_response::CreatePartitionsTopicResult;
 use mainstem_kafka_wire::messages::create_topics_request::CreatableTopic;
@@ -144,6 +144,9 @@ fn plan_topic(catalog: &Catalog, asked: &CreatableTopic, id: Uuid, config: &Brok
     check_topic_name(name).map_err(|error| invalid_name(error.to_string()))?;
     if name.starts_with(RESERVED_PREFIX) {
         return Err(invalid_name(format!("names that begin with {RESERVED_PREFIX} belong to Mainstem")));
+    }
+    if name == OFFSETS_TOPIC {
+        return Err(invalid_name(format!("{OFFSETS_TOPIC} is made by the broker when the first group needs it")));
     }
     if catalog.topic_named(name).is_some() {
         let message = format!("Topic '{name}' already exists.");

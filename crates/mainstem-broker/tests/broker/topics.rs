@@ -6,14 +6,17 @@ use mainstem_kafka_wire::messages::create_partitions_request::CreatePartitionsTo
 use mainstem_kafka_wire::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
 };
+use mainstem_kafka_wire::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use mainstem_kafka_wire::messages::delete_topics_request::DeleteTopicState;
 use mainstem_kafka_wire::messages::describe_configs_request::DescribeConfigsResource;
 use mainstem_kafka_wire::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use mainstem_kafka_wire::messages::metadata_request::MetadataRequestTopic;
 use mainstem_kafka_wire::messages::{
-    BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
-    IncrementalAlterConfigsRequest, MetadataRequest,
+    BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    DescribeConfigsRequest, IncrementalAlterConfigsRequest, MetadataRequest,
 };
+
+use mainstem_log::{TopicId, TopicPartition};
 
 use crate::rig::{Rig, batch, fetch_of, s, topic};
 
@@ -91,6 +94,40 @@ async fn topics_come_into_being_when_they_are_asked_for() {
     let by_id = MetadataRequestTopic::default().with_name(None).with_topic_id(id);
     let response = rig.call(12, MetadataRequest::default().with_topics(Some(vec![by_id]))).await;
     assert_eq!(response.topics[0].name.as_deref().map(|name| &**name), Some("a"));
+}
+
+/// Low watermark and error code.
+async fn delete_before(rig: &Rig, name: &str, offset: i64) -> (i64, i16) {
+    let partition = DeleteRecordsPartition::default().with_partition_index(0).with_offset(offset);
+    let asked = DeleteRecordsTopic::default().with_name(topic(name)).with_partitions(vec![partition]);
+    let response = rig.call(2, DeleteRecordsRequest::default().with_topics(vec![asked])).await;
+    let result = &response.topics[0].partitions[0];
+    (result.low_watermark, result.error_code)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_before_an_offset_are_deleted_for_good_unless_somebody_needs_them() {
+    let mut rig = Rig::new();
+    rig.create("t", 1).await;
+    for value in ["0", "1", "2", "3"] {
+        rig.produce("t", 0, batch(&[value])).await;
+    }
+    let id = TopicPartition::new(TopicId(rig.broker().catalog().topic_named("t").expect("made").id), 0);
+    assert_eq!(delete_before(&rig, "t", 5).await, (-1, 1), "offset out of range");
+    assert_eq!(delete_before(&rig, "none", 0).await, (-1, 3));
+    let held = rig.broker().log().hold(id, 2);
+    assert_eq!(delete_before(&rig, "t", 3).await, (-1, 44), "a reader needs offset 2");
+    assert_eq!(delete_before(&rig, "t", 2).await, (2, 0));
+    drop(held);
+    assert_eq!(delete_before(&rig, "t", 1).await, (2, 0), "the start never goes back");
+    rig.crash();
+    assert_eq!(rig.broker().log().partition(id).map(|state| state.start_offset), Some(2));
+    assert_eq!(rig.fetch_one("t", 0, 1).await.error_code, 1);
+    assert_eq!(delete_before(&rig, "t", -1).await, (4, 0), "-1 is the end");
+    rig.produce("t", 0, batch(&["4"])).await;
+    rig.crash();
+    let state = rig.broker().log().partition(id).expect("it is there");
+    assert_eq!((state.start_offset, state.high_watermark), (4, 5));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -146,6 +146,19 @@ async fn ask_admin(rig: &Rig, key: ApiKey, v: i16) {
             let response = rig.call(v, CreatePartitionsRequest::default().with_topics(vec![asked])).await;
             assert_eq!((&**response.results[0].name, response.results[0].error_code), ("t", 37));
         }
+        ApiKey::DeleteRecords => {
+            let asked = |index, offset| {
+                delete_records_request::DeleteRecordsPartition::default()
+                    .with_partition_index(index)
+                    .with_offset(offset)
+            };
+            let of_topic = delete_records_request::DeleteRecordsTopic::default()
+                .with_name(topic("t"))
+                .with_partitions(vec![asked(0, 0), asked(9, 0)]);
+            let response = rig.call(v, DeleteRecordsRequest::default().with_topics(vec![of_topic])).await;
+            let results = response.topics[0].partitions.iter().map(|result| (result.low_watermark, result.error_code));
+            assert_eq!(results.collect::<Vec<_>>(), [(0, 0), (-1, 3)]);
+        }
         ApiKey::InitProducerId => {
             let response = rig.call(v, InitProducerIdRequest::default().with_transactional_id(None)).await;
             assert_eq!(response.error_code, 0);

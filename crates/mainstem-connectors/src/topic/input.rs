@@ -90,6 +90,7 @@ pub(super) fn read_records(
                 header.base_offset,
                 header.last_offset()
             );
+            log.report_damage(partition, header.base_offset, place.clone());
             return before_damage(batches, header.base_offset.max(from), damaged(header.base_offset.max(from), place));
         }
         if !header.is_control() {

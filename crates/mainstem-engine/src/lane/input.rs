@@ -148,6 +148,12 @@ impl Input {
         self.state.tracker.as_ref().and_then(WatermarkTracker::watermark_us)
     }
 
+    /// Damage or a gap that keeps records from being read.
+    pub(crate) fn first_error(&self) -> Option<Arc<str>> {
+        let error = self.state.errors.first()?;
+        Some(format!("\"{}\" cannot be read: {error}", self.relation.name).into())
+    }
+
     /// Bytes of records read since the last call.
     pub(crate) fn take_bytes_read(&mut self) -> u64 {
         std::mem::take(&mut self.bytes_read)

@@ -246,16 +246,17 @@ impl Shared {
         progress
     }
 
-    /// The relation is readable.
+    /// The relation is readable. Told also when it has no job: somebody may wait for it all the same.
     pub(crate) fn job_done(&self, relation: RelationId) {
-        if self.jobs.lock().remove(&relation).is_some() {
-            self.jobs_changed();
-        }
+        self.jobs.lock().remove(&relation);
+        self.jobs_changed();
     }
 
-    /// Relations that are gone have no jobs.
-    pub(crate) fn forget_jobs(&self, is_live: impl Fn(&RelationId) -> bool) {
-        self.jobs.lock().retain(|id, _| is_live(id));
+    /// Relations that are gone have no jobs. By the newest definitions, not by those that the lane has taken in: what they do
+    /// not have yet is registered and waited for.
+    pub(crate) fn forget_jobs(&self) {
+        let catalog = self.catalog.read();
+        self.jobs.lock().retain(|id, _| catalog.relation(*id).is_some());
     }
 
     fn jobs_changed(&self) {

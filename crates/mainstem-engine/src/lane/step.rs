@@ -102,12 +102,15 @@ impl Lane {
 
     /// Makes the state of everything at the lane's cut visible.
     pub(super) fn publish(&mut self) {
-        let tables = self
-            .tables
-            .iter()
-            .map(|(id, collection)| (*id, Content { version: collection.version(), error: None, reads: [].into() }));
+        let tables = self.tables.iter().map(|(id, collection)| {
+            let error = self.inputs.get(id).and_then(Input::first_error);
+            (*id, Content { version: collection.version(), error, reads: [].into() })
+        });
         let views = self.views.iter().map(|(id, view)| {
-            let (version, error, reads) = (view.collection.version(), view.first_error(), view.reads.clone());
+            // What a source lacks its views lack; tables tell it themselves.
+            let of_source = || view.reads.iter().find_map(|id| self.inputs.get(id)?.first_error());
+            let error = view.first_error().or_else(of_source);
+            let (version, reads) = (view.collection.version(), view.reads.clone());
             (*id, Content { version, error, reads })
         });
         let relations = Arc::new(tables.chain(views).collect());

@@ -26,7 +26,7 @@ impl Lane {
         self.waiting.retain(|id, _| is_live(id));
         self.running.retain(is_live);
         self.failed.retain(is_live);
-        self.shared.forget_jobs(is_live);
+        self.shared.forget_jobs();
         let mut ready = Vec::new();
         for relation in catalog.relations() {
             match &relation.kind {

@@ -38,7 +38,9 @@ pub(super) async fn run(scope: &Scope<'_>, statement: &Insert) -> Result<Written
             }
             None => {
                 let context = scope.context(&scope.mentioned(query.as_ref()), Vec::new()).await?;
-                let found = scope.select(&context, &query.to_string()).await?;
+                let mut named = query.as_ref().clone();
+                mainstem_sql::plan::distinct_names(&mut named);
+                let found = scope.select(&context, &named.to_string()).await?;
                 let columns = limited(&columns, found.num_columns(), statement)?;
                 let untyped = untyped_items(scope, query);
                 let assigned = columns.iter().zip(found.columns()).enumerate().map(|(place, (column, values))| {

@@ -150,7 +150,9 @@ pub(super) async fn pin_table(engine: &Engine, relation: &Relation) -> Result<(C
     loop {
         match engine.pin(&[relation.id]) {
             Ok(mut pinned) => match pinned.relations.remove(&relation.id) {
-                Some(PinnedRelation::Collection(version, _)) => return Ok((pinned.cut, version)),
+                Some(PinnedRelation::Collection(version, None)) => return Ok((pinned.cut, version)),
+                // What is written to a table that cannot be read would never be seen.
+                Some(PinnedRelation::Collection(_, Some(error))) => return Err(DmlError::new("XX001", error)),
                 _ => return Err(engine_error(&EngineError::UnknownRelation(relation.id.0))),
             },
             Err(EngineError::NotReady { .. }) => {

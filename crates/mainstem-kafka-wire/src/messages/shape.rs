@@ -73,6 +73,7 @@ fn shape(api_key: ApiKey) -> Option<&'static [Field]> {
         ApiKey::ApiVersions => API_VERSIONS,
         ApiKey::CreateTopics => CREATE_TOPICS,
         ApiKey::DeleteTopics => DELETE_TOPICS,
+        ApiKey::DeleteRecords => DELETE_RECORDS,
         ApiKey::InitProducerId => INIT_PRODUCER_ID,
         ApiKey::OffsetForLeaderEpoch => OFFSET_FOR_LEADER_EPOCH,
         ApiKey::DescribeConfigs => DESCRIBE_CONFIGS,
@@ -174,6 +175,9 @@ const CREATE_PARTITIONS: &[Field] =
 const DESCRIBE_GROUPS: &[Field] = &[always(TextArray), from(3, Fixed(1))];
 
 const LIST_GROUPS: &[Field] = &[from(4, TextArray), from(5, TextArray)];
+
+const DELETE_RECORDS: &[Field] =
+    &[always(Array(&[always(Text), always(Array(&[always(Fixed(4)), always(Fixed(8))]))])), always(Fixed(4))];
 
 const DELETE_GROUPS: &[Field] = &[always(TextArray)];
 

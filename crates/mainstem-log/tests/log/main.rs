@@ -4,4 +4,5 @@ mod contract;
 mod damage;
 mod faults;
 mod rig;
+mod scrub;
 mod simulation;

@@ -53,12 +53,17 @@ pub(crate) fn run(args: ConsumeArgs) -> anyhow::Result<ExitCode> {
     config.set("group.id", args.group.as_deref().unwrap_or("mainstem-consume")).set("enable.auto.commit", "false");
     config.set("auto.offset.reset", if args.from == "end" { "latest" } else { "earliest" });
     config.set("allow.auto.create.topics", "false").set("fetch.wait.max.ms", "100");
+    // A damaged record is an error, not output.
+    config.set("check.crcs", "true");
     let consumer: BaseConsumer = config.create()?;
     let mut ends = begin(&args, &consumer)?;
     let interrupted = interrupt_flag()?;
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let mut written = 0u64;
     while !interrupted.load(Ordering::Relaxed) {
+        if args.count == Some(written) {
+            break;
+        }
         if args.exit && ends.iter().all(|(_, position, end)| position >= end) {
             break;
         }
@@ -73,9 +78,6 @@ pub(crate) fn run(args: ConsumeArgs) -> anyhow::Result<ExitCode> {
             }
             // Nothing more right now: what was read is shown before waiting.
             None => settle(&args, &consumer, &mut out)?,
-        }
-        if args.count == Some(written) {
-            break;
         }
     }
     settle(&args, &consumer, &mut out)?;

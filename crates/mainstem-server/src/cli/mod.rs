@@ -4,10 +4,11 @@ mod bench;
 mod consume;
 mod kafka_client;
 mod produce;
+mod scrub;
 mod sql;
 mod topic;
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -59,6 +60,8 @@ enum Command {
     Consume(consume::ConsumeArgs),
     /// Ask in SQL: a shell, one statement (-c) or files (-f)
     Sql(sql::SqlArgs),
+    /// Read all that is stored, and say what is damaged and what that means
+    Scrub(scrub::ScrubArgs),
     /// Take figures of a running server
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -80,9 +83,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Produce(args) => produce::run(args),
         Command::Consume(args) => consume::run(args),
         Command::Sql(args) => sql::run(args),
+        Command::Scrub(args) => scrub::run(&args),
         Command::Bench(command) => bench::run(command),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "mainstem", &mut io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "mainstem", &mut script);
+            io::stdout().write_all(&script)?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -26,7 +26,7 @@ pub(crate) struct ProduceArgs {
     /// Topic to write to
     topic: String,
     /// What divides key and value of a line; without it records have no key
-    #[arg(short, long, value_name = "STRING")]
+    #[arg(short, long, value_name = "STRING", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     key_separator: Option<String>,
     /// An empty value is a tombstone (null)
     #[arg(long)]
@@ -90,6 +90,26 @@ pub(crate) fn run(args: ProduceArgs) -> anyhow::Result<ExitCode> {
     if io::stdin().is_terminal() && !args.quiet {
         eprintln!("one record a line; Ctrl-D ends");
     }
+    let sent = send_all(&args, &producer, &deliveries, &interrupted);
+    // What was sent before a line that cannot be is still on its way.
+    producer.flush(Duration::from_secs(60)).context("waiting for acknowledgements")?;
+    if let Err(error) = sent {
+        bail!("{error:#}; {} records were acknowledged", deliveries.acknowledged.load(Ordering::Relaxed));
+    }
+    deliveries.check()?;
+    if !args.quiet {
+        eprintln!("{} records written to {}", deliveries.acknowledged.load(Ordering::Relaxed), args.topic);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sends the lines of standard input until it ends, a line cannot be sent, or Ctrl-C.
+fn send_all(
+    args: &ProduceArgs,
+    producer: &ThreadedProducer<Deliveries>,
+    deliveries: &Deliveries,
+    interrupted: &AtomicBool,
+) -> anyhow::Result<()> {
     let mut input = io::stdin().lock();
     let mut line = Vec::new();
     let mut number = 0u64;
@@ -100,15 +120,10 @@ pub(crate) fn run(args: ProduceArgs) -> anyhow::Result<ExitCode> {
         }
         number += 1;
         let text = line.strip_suffix(b"\n").unwrap_or(&line);
-        send(&args, &producer, text.strip_suffix(b"\r").unwrap_or(text), number)?;
+        send(args, producer, text.strip_suffix(b"\r").unwrap_or(text), number)?;
         deliveries.check()?;
     }
-    producer.flush(Duration::from_secs(60)).context("waiting for acknowledgements")?;
-    deliveries.check()?;
-    if !args.quiet {
-        eprintln!("{} records written to {}", deliveries.acknowledged.load(Ordering::Relaxed), args.topic);
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn send(args: &ProduceArgs, producer: &ThreadedProducer<Deliveries>, line: &[u8], number: u64) -> anyhow::Result<()> {
@@ -132,7 +147,7 @@ fn send(args: &ProduceArgs, producer: &ThreadedProducer<Deliveries>, line: &[u8]
                 record = unsent;
                 std::thread::park_timeout(Duration::from_millis(5));
             }
-            Err((error, _)) => return Err(error).with_context(|| format!("line {number}")),
+            Err((error, _)) => bail!("line {number}: {error}"),
         }
     }
 }

@@ -3,7 +3,7 @@
 mod lines;
 mod shell;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -43,6 +43,10 @@ pub(crate) fn run(args: SqlArgs) -> anyhow::Result<ExitCode> {
     let mut out = io::stdout().lock();
     if let Some(command) = &args.command {
         return runtime.block_on(execute(&client, command, args.csv, &mut out)).map(|()| ExitCode::SUCCESS);
+    }
+    if args.files.is_empty() && !io::stdin().is_terminal() {
+        let text = io::read_to_string(io::stdin()).context("reading standard input")?;
+        return runtime.block_on(execute(&client, &text, args.csv, &mut out)).map(|()| ExitCode::SUCCESS);
     }
     if args.files.is_empty() {
         drop(out);
@@ -143,6 +147,19 @@ fn describe(error: &tokio_postgres::Error, sql: &str) -> anyhow::Error {
 
 fn plain(error: &tokio_postgres::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// Runs statements for the shell; Ctrl-C cancels them, the shell stays.
+async fn execute_until_cancelled(client: &Client, sql: &str, out: &mut impl Write) -> anyhow::Result<()> {
+    let cancel = client.cancel_token();
+    let mut running = std::pin::pin!(execute_timed(client, sql, out));
+    loop {
+        tokio::select! {
+            result = &mut running => return result,
+            // When the server does not hear it, the next Ctrl-C tries again.
+            _ = tokio::signal::ctrl_c() => drop(cancel.cancel_query(NoTls).await),
+        }
+    }
 }
 
 /// Runs statements for the shell: result, or error, then how long it took.

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use mainstem_broker::ClientInfo;
 use mainstem_kafka_wire::batch::{Compression, split};
@@ -70,13 +70,26 @@ struct NewRecords {
     records: Vec<NewRecord>,
 }
 
+/// A browser says which page a request comes from: pages of others must not write here.
+fn check_origin(headers: &HeaderMap) -> Result<(), Failure> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let Some(origin) = text(header::ORIGIN) else { return Ok(()) };
+    let from = origin.split_once("://").map_or(origin, |(_, authority)| authority);
+    if text(header::HOST) == Some(from) {
+        return Ok(());
+    }
+    Err(Failure(StatusCode::FORBIDDEN, format!("a page of {origin} may not write to topics")))
+}
+
 /// `POST /topics/{topic}/records` with `{"records": [{"key": .., "value": .., "partition": 0}]}`; answers when they are
 /// durable, with their offsets.
 pub(super) async fn write(
     axum::extract::State(state): Handler,
     Path(topic): Path<String>,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<Value>, Failure> {
+    check_origin(&headers)?;
     let new: NewRecords = serde_json::from_slice(&body)
         .map_err(|error| bad(format!("expected {{\"records\": [{{\"value\": ...}}]}}: {error}")))?;
     if new.records.is_empty() {

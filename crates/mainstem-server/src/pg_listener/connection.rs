@@ -205,11 +205,12 @@ impl Connection {
             self.writer.empty(b'I');
             return Ok(());
         }
-        if statements.len() > 1 {
-            self.session.begin_implicit();
-        }
         let last = statements.len() - 1;
         for (i, statement) in statements.iter().enumerate() {
+            if last > 0 {
+                // Behind a COMMIT in the middle the next one begins.
+                self.session.begin_implicit();
+            }
             let tag = self.run_one(statement).await?;
             if i == last {
                 let guard = self.guard();

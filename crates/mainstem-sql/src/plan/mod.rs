@@ -32,7 +32,7 @@ use crate::graph::Graph;
 use convert::Convert;
 use relations::Relations;
 
-pub use names::{column_names, output_names};
+pub use names::{column_names, distinct_names, output_names};
 pub use rewrite::{rewrite_query, rewrite_windows};
 pub use session::{Purpose, planning_state, session_config, session_state_builder};
 

@@ -1,6 +1,8 @@
 //! Names of result columns, as PostgreSQL gives them to items without alias.
 
-use datafusion::sql::sqlparser::ast::{Expr, Query, SelectItem, SetExpr};
+use std::collections::HashSet;
+
+use datafusion::sql::sqlparser::ast::{Expr, Ident, Query, SelectItem, SetExpr};
 
 use crate::parse::fold;
 
@@ -36,6 +38,46 @@ pub fn column_names(query: &Query, planned: &[String]) -> Vec<String> {
         }
     }
     columns
+}
+
+/// PostgreSQL lets columns of a result have the same name, DataFusion's plans do not: gives such items aliases that tell them
+/// apart. What the client is to see are the [`column_names`] of the query as it was before.
+pub fn distinct_names(query: &mut Query) {
+    distinct_names_of(&mut query.body);
+}
+
+fn distinct_names_of(body: &mut SetExpr) {
+    match body {
+        SetExpr::SetOperation { left, right, .. } => {
+            distinct_names_of(left);
+            distinct_names_of(right);
+        }
+        SetExpr::Query(query) => distinct_names(query),
+        SetExpr::Select(select) => {
+            let is_wildcard =
+                |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
+            let has_wildcard = select.projection.iter().any(is_wildcard);
+            let mut seen = HashSet::new();
+            for (place, item) in select.projection.iter_mut().enumerate() {
+                let (expr, is_new) = match &*item {
+                    // A column may be one of those that the wildcard stands for.
+                    SelectItem::UnnamedExpr(expr @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_))) => {
+                        (expr, !has_wildcard && seen.insert(expr.to_string()))
+                    }
+                    // Two different subqueries can have the same name.
+                    SelectItem::UnnamedExpr(expr @ Expr::Subquery(_)) => (expr, seen.insert("subquery".to_owned())),
+                    SelectItem::UnnamedExpr(expr) => (expr, seen.insert(expr.to_string())),
+                    SelectItem::ExprWithAlias { expr, alias } => (expr, seen.insert(fold(alias))),
+                    _ => continue,
+                };
+                if !is_new {
+                    let alias = Ident::with_quote('"', format!("column {place}"));
+                    *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 fn item_name(item: &SelectItem) -> Option<String> {

@@ -29,6 +29,7 @@ macro_rules! for_each_request {
         $check::<OffsetForLeaderEpochRequest>($($argument),*);
         $check::<DescribeConfigsRequest>($($argument),*);
         $check::<CreatePartitionsRequest>($($argument),*);
+        $check::<DeleteRecordsRequest>($($argument),*);
         $check::<DeleteGroupsRequest>($($argument),*);
         $check::<IncrementalAlterConfigsRequest>($($argument),*);
         $check::<DescribeClusterRequest>($($argument),*);

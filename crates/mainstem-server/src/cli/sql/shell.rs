@@ -12,7 +12,7 @@ use rustyline::{Config, Context, Editor, Helper, Highlighter, Hinter};
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::{SqlArgs, connect, execute_timed, lines};
+use super::{SqlArgs, connect, execute_until_cancelled, lines};
 
 const KEYWORDS: &[&str] = &[
     "SELECT",
@@ -102,7 +102,7 @@ pub(super) fn run(runtime: &Runtime, client: Client, args: &SqlArgs) -> anyhow::
             Ok(line) => {
                 let sql = expand(line.trim());
                 let mut out = io::stdout().lock();
-                if runtime.block_on(execute_timed(&client, &sql, &mut out)).is_err() && client.is_closed() {
+                if runtime.block_on(execute_until_cancelled(&client, &sql, &mut out)).is_err() && client.is_closed() {
                     writeln!(out, "the connection is lost; connecting again")?;
                     client = runtime.block_on(connect(args))?;
                 }
