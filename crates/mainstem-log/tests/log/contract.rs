@@ -169,7 +169,8 @@ fn retention_removes_whole_segments_and_stops_at_holds() {
     let report = log.apply_retention();
     assert!(report.segments > 0 && report.bytes > 0);
     let state = log.partition(a).unwrap();
-    assert!(state.bytes <= 1_500 && state.start_offset > 6);
+    // As Kafka: at least so much stays, and less than a segment more.
+    assert!((1_500..2_500).contains(&state.bytes) && state.start_offset > 6, "{state:?}");
     let left = read_from(&log, a, state.start_offset).unwrap();
     drop(log);
     rig.disk.crash();
