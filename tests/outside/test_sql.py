@@ -139,10 +139,11 @@ def test_psql_copies_in_and_out(shared_server, tmp_path):
 def test_psycopg_sends_and_receives_values_of_every_type(shared_server, binary):
     table = f"psycopg_types_{'binary' if binary else 'text'}"
     row = (2**53 + 1, 7, "ü 'quoted' \\ \n", decimal.Decimal("12345678901234.5678"), 0.1, True, datetime.date(2013, 7, 1),
-           datetime.datetime(2013, 7, 1, 12, 30, 15, 123456), None)
+           datetime.datetime(2013, 7, 1, 12, 30, 15, 123456), None, datetime.timedelta(days=3, hours=-2, microseconds=1),
+           b"\x00\xff\\", datetime.datetime(2013, 7, 1, 12, tzinfo=datetime.timezone.utc), ["a", 'b "c"', None], [1, 2])
     with connect(shared_server, autocommit=True) as session:
         session.execute(f"CREATE TABLE {table} (a bigint PRIMARY KEY, b int, c varchar, d numeric(30, 4), e double precision,"
-                        " f boolean, g date, h timestamp, i varchar)")
+                        " f boolean, g date, h timestamp, i varchar, j interval, k bytea, l timestamptz, m varchar[], n int[])")
         marks = ", ".join(["%b" if binary else "%t"] * len(row))
         with session.cursor(binary=binary) as cursor:
             cursor.execute(f"INSERT INTO {table} VALUES ({marks})", row)

@@ -33,7 +33,8 @@ const CRATES: &[Crate] = &[
     Crate { name: "mainstem-log", layer: 1, may_use: &["mainstem-disk", "mainstem-kafka-wire"] },
     Crate { name: "mainstem-state", layer: 1, may_use: &["mainstem-disk"] },
     Crate { name: "mainstem-catalog", layer: 1, may_use: &[] },
-    Crate { name: "mainstem-sql", layer: 2, may_use: &[FEATURES, "mainstem-catalog"] },
+    // formats for the text of intervals and decimals, which records and SQL share.
+    Crate { name: "mainstem-sql", layer: 2, may_use: &[FEATURES, "mainstem-catalog", "mainstem-formats"] },
     Crate {
         name: "mainstem-broker",
         layer: 2,

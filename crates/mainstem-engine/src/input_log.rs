@@ -184,6 +184,19 @@ pub struct OutputCommit {
     pub output: Option<OutputStep>,
     /// What to append; at most one per partition.
     pub appends: Vec<TopicAppend>,
+    /// Partitions that must end here, whether or not something is appended to them.
+    pub unchanged: Vec<EndOfPartition>,
+}
+
+/// Where a partition ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndOfPartition {
+    /// The topic.
+    pub topic: Uuid,
+    /// The partition.
+    pub partition: i32,
+    /// The offset of the record that would come next.
+    pub end: i64,
 }
 
 /// A commit that has its place and is not yet durable.

@@ -10,3 +10,4 @@ mod json;
 mod text;
 
 pub use json::{Decoded, JsonDecoder, JsonEncoder, RejectReason, TYPE_KEY, UnsupportedType};
+pub use text::{parse_decimal, parse_interval};

@@ -269,7 +269,7 @@ impl Session {
             Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
                 self.write(statement, parameters).await
             }
-            Statement::Begin { read_only } => Ok(self.begin(*read_only)),
+            Statement::Begin(modes) => self.begin(*modes),
             Statement::Commit => self.commit().await,
             Statement::Rollback => Ok(self.rollback()),
             Statement::Savepoint(name) => self.savepoint(name),
@@ -278,9 +278,9 @@ impl Session {
             Statement::Flush => self.flush().await,
             Statement::Wait => self.wait().await,
             Statement::Set { is_local, name, value } => self.set(*is_local, name, value.as_deref()),
-            Statement::SetTransaction { read_only } => {
-                if let (Some(open), Some(read_only)) = (&mut self.transaction, read_only) {
-                    open.is_read_only = *read_only;
+            Statement::SetTransaction(modes) => {
+                if let Some(open) = &mut self.transaction {
+                    open.set_modes(*modes);
                 }
                 Ok(Response::done("SET"))
             }

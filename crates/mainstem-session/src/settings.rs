@@ -29,6 +29,8 @@ enum Rule {
     TimeZone,
     /// Cannot be changed.
     Fixed,
+    /// An isolation level.
+    Isolation,
     /// A number within bounds.
     Integer(i64, i64),
 }
@@ -48,7 +50,7 @@ const KNOWN: &[Known] = &[
     known("client_min_messages", "notice", Rule::Any, NO_EFFECT),
     known("datestyle", "ISO, MDY", Rule::Any, "Dates are shown in ISO style."),
     known("default_transaction_deferrable", "off", Rule::Boolean, NO_EFFECT),
-    known("default_transaction_isolation", "repeatable read", Rule::Any, NO_EFFECT),
+    known("default_transaction_isolation", "repeatable read", Rule::Isolation, "Of transactions that do not name one."),
     known("default_transaction_read_only", "off", Rule::Boolean, NO_EFFECT),
     known("extra_float_digits", "1", Rule::Integer(-15, 3), "Floats are always shown exactly."),
     known("idle_in_transaction_session_timeout", "0", Rule::Time, NO_EFFECT),
@@ -238,6 +240,12 @@ impl Known {
                 }
                 allowed[0].to_owned()
             }
+            Rule::Isolation => match value.to_lowercase().as_str() {
+                "serializable" => "serializable".to_owned(),
+                // Nothing is weaker here.
+                "repeatable read" | "read committed" | "read uncommitted" => "repeatable read".to_owned(),
+                _ => return Err(bad()),
+            },
             Rule::Integer(least, most) => {
                 let number: i64 = value.parse().map_err(|_| bad())?;
                 if !(least..=most).contains(&number) {

@@ -59,7 +59,11 @@ impl Session {
             "transaction_isolation_level" | "transaction.isolation.level" => "transaction_isolation",
             other => other,
         };
-        let value = self.settings.get(known)?.to_owned();
+        let serializable = self.transaction.as_ref().is_some_and(|open| open.writes.is_serializable());
+        let value = match known {
+            "transaction_isolation" if serializable => "serializable".to_owned(),
+            _ => self.settings.get(known)?.to_owned(),
+        };
         Ok(text_rows(&[shown_name(known)], &[vec![value]], "SHOW"))
     }
 

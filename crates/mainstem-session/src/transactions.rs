@@ -2,6 +2,7 @@
 
 use mainstem_engine::tables::Transaction;
 use mainstem_sql::SqlError;
+use mainstem_sql::statement::TransactionModes;
 
 use crate::session::{Response, Session};
 use crate::settings::Settings;
@@ -31,9 +32,18 @@ pub(crate) struct Open {
     pub(crate) lasting: Settings,
 }
 
+impl Open {
+    pub(crate) fn set_modes(&mut self, modes: TransactionModes) {
+        self.is_read_only = modes.read_only.unwrap_or(self.is_read_only);
+        self.writes.set_serializable(modes.serializable.unwrap_or(self.writes.is_serializable()));
+    }
+}
+
 impl Session {
     fn open(&mut self, is_implicit: bool, is_read_only: bool) {
-        let writes = self.shared.tables.begin();
+        let mut writes = self.shared.tables.begin();
+        let level = self.settings.get("default_transaction_isolation").unwrap_or_default();
+        writes.set_serializable(level.eq_ignore_ascii_case("serializable"));
         let (before, lasting) = (self.settings.clone(), self.settings.clone());
         self.transaction = Some(Open { writes, is_implicit, has_failed: false, is_read_only, before, lasting });
     }
@@ -75,19 +85,19 @@ impl Session {
         }
     }
 
-    pub(crate) fn begin(&mut self, is_read_only: bool) -> Response {
-        match &mut self.transaction {
-            Some(open) if open.is_implicit => {
-                open.is_implicit = false;
-                open.is_read_only = is_read_only;
-            }
-            Some(_) => {
-                let notice = SqlError::new("25001", "there is already a transaction in progress");
-                return Response::done_with("BEGIN", notice);
-            }
-            None => self.open(false, is_read_only),
+    pub(crate) fn begin(&mut self, modes: TransactionModes) -> Result<Response, SqlError> {
+        if self.transaction.as_ref().is_some_and(|open| !open.is_implicit) {
+            let notice = SqlError::new("25001", "there is already a transaction in progress");
+            return Ok(Response::done_with("BEGIN", notice));
         }
-        Response::done("BEGIN")
+        if self.transaction.is_none() {
+            self.open(false, false);
+        }
+        if let Some(open) = &mut self.transaction {
+            open.is_implicit = false;
+            open.set_modes(modes);
+        }
+        Ok(Response::done("BEGIN"))
     }
 
     pub(crate) async fn commit(&mut self) -> Result<Response, SqlError> {

@@ -26,6 +26,8 @@ pub mod sqlstate {
     pub const CARDINALITY: &str = "21000";
     /// division_by_zero and other data errors in constants
     pub const DATA: &str = "22000";
+    /// invalid_datetime_format
+    pub const INVALID_DATETIME: &str = "22007";
     /// invalid_parameter_value
     pub const INVALID_PARAMETER: &str = "22023";
     /// syntax_error

@@ -1,8 +1,12 @@
-//! The scalar functions that expressions name: DataFusion's, and ours for windows.
+//! The scalar functions that expressions name: DataFusion's, ours for windows, and ours where PostgreSQL means something else.
 //!
 //! A stored graph names a function; it is looked up here when the graph is compiled. Functions whose result depends on
 //! when or how often they are called are not for views.
 
+mod casts;
+mod integers;
+mod postgres;
+mod to_char;
 mod windows;
 
 use std::sync::Arc;
@@ -11,6 +15,9 @@ use datafusion::logical_expr::{ScalarUDF, Volatility};
 
 use crate::error::{SqlError, sqlstate};
 
+pub(crate) use casts::{PG_CAST, is_postgres_cast, postgres_cast};
+pub(crate) use integers::{integer_function, integer_negate, integer_operator, is_integer};
+pub(crate) use postgres::{SIMILAR_TO_ESCAPE, TIMEZONE};
 pub use windows::{HOP_STARTS, TUMBLE_START, WINDOW_END, WINDOWS_PER_ROW_MAX};
 
 /// A scalar function by its name or an alias: DataFusion's default set and ours, configured as views are planned.
@@ -19,10 +26,10 @@ pub fn scalar_function(name: &str) -> Option<Arc<ScalarUDF>> {
     crate::plan::planning_state().scalar_functions().get(name).cloned()
 }
 
-/// The functions that DataFusion does not have.
+/// The functions that DataFusion does not have, or has with another meaning than PostgreSQL.
 #[must_use]
 pub fn own_functions() -> Vec<Arc<ScalarUDF>> {
-    windows::all()
+    [windows::all(), integers::all(), casts::all(), postgres::all()].concat()
 }
 
 /// Refuses a function of this volatility in a view, by name.

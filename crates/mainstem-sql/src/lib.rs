@@ -15,6 +15,7 @@ pub mod graph;
 pub mod parse;
 pub mod plan;
 pub mod statement;
+pub mod text;
 
 pub use arrow_types::{arrow_field, arrow_schema, sql_type};
 pub use error::SqlError;

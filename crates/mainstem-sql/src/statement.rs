@@ -42,11 +42,8 @@ pub enum Statement {
     Update(Update),
     /// `DELETE`
     Delete(Delete),
-    /// `BEGIN`, `START TRANSACTION`; every isolation level is accepted, since all are at least as strong.
-    Begin {
-        /// `READ ONLY`.
-        read_only: bool,
-    },
+    /// `BEGIN`, `START TRANSACTION`
+    Begin(TransactionModes),
     /// `COMMIT`, `END`
     Commit,
     /// `ROLLBACK`, `ABORT`
@@ -71,10 +68,7 @@ pub enum Statement {
         value: Option<String>,
     },
     /// `SET TRANSACTION ...`, `SET SESSION CHARACTERISTICS ...`: accepted.
-    SetTransaction {
-        /// `READ ONLY` or `READ WRITE`, if said.
-        read_only: Option<bool>,
-    },
+    SetTransaction(TransactionModes),
     /// `RESET name`, `RESET ALL` (absent).
     Reset(Option<String>),
     /// `SHOW name`, `SHOW ALL` (name `all`).
@@ -442,4 +436,13 @@ pub enum CopyFormat {
     Text,
     /// CSV.
     Csv,
+}
+
+/// What BEGIN and SET TRANSACTION say, if they do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransactionModes {
+    /// `READ ONLY` or `READ WRITE`.
+    pub read_only: Option<bool>,
+    /// `ISOLATION LEVEL SERIALIZABLE`, or one of the others: they all get repeatable read, which is stronger.
+    pub serializable: Option<bool>,
 }

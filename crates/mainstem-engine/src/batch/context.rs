@@ -23,6 +23,7 @@ use datafusion::sql::sqlparser::ast::{
 use mainstem_catalog::{Catalog, Dependency, Relation, RelationId, RelationKind};
 use mainstem_sql::{Purpose, SqlError, arrow_schema, parse_query, rewrite_query};
 
+use super::own_writes::{self, OwnWrites};
 use super::errors::{engine_error, query_error, view_error};
 use super::provider::RowsTable;
 use super::source::SourceTable;
@@ -207,6 +208,17 @@ pub(crate) async fn context_with(
         .filter(|id| catalog.relation(**id).is_some_and(|it| !matches!(it.kind, RelationKind::View(_))))
         .copied()
         .collect();
+    let no_writes = HashMap::new();
+    let overlays = at.transaction.as_ref().map_or(&no_writes, |snapshot| &snapshot.overlays);
+    let affected = own_writes::affected(catalog, &ids, overlays);
+    let mut needed: BTreeSet<RelationId> = stored.iter().copied().collect();
+    needed.extend(affected.values().flatten().copied());
+    needed.retain(|id| catalog.relation(*id).is_some_and(|it| !matches!(it.kind, RelationKind::View(_))));
+    let stored: Vec<RelationId> = needed.into_iter().collect();
+    if let Some(snapshot) = &at.transaction {
+        let below = ids.iter().flat_map(|id| own_writes::all_below(catalog, *id)).chain(ids.iter().copied());
+        snapshot.note_read(below.filter_map(|id| catalog.relation(id)?.topic()));
+    }
     let pinned = match &at.transaction {
         Some(snapshot) => snapshot.pinned(engine, &stored)?,
         None => {
@@ -218,8 +230,7 @@ pub(crate) async fn context_with(
             engine.pin(&stored).map_err(|error| engine_error(&error))?
         }
     };
-    let no_writes = HashMap::new();
-    let overlays = at.transaction.as_ref().map_or(&no_writes, |snapshot| &snapshot.overlays);
+    let own_writes = OwnWrites { engine, catalog, pinned: &pinned, overlays, options };
     let context = empty_context(options);
     // A view is younger than what it reads.
     for id in ids {
@@ -227,6 +238,7 @@ pub(crate) async fn context_with(
         let provider = match (replaced.remove(&id), &relation.kind) {
             (Some(provider), _) => provider,
             (None, RelationKind::View(view)) => view_over(&context, relation, &view.query).await?,
+            (None, _) if affected.contains_key(&id) => own_writes.provider(relation).await?,
             (None, _) => stored_relation(engine, relation, &pinned, overlays)?,
         };
         register(&context, &relation.schema, &relation.name, provider);
@@ -234,7 +246,7 @@ pub(crate) async fn context_with(
     Ok(context)
 }
 
-fn stored_relation(
+pub(super) fn stored_relation(
     engine: &Engine,
     relation: &Arc<Relation>,
     pinned: &Pinned,

@@ -14,6 +14,7 @@ mod context;
 mod errors;
 mod event_time;
 mod oracle;
+mod own_writes;
 mod provider;
 mod source;
 mod sums;
@@ -28,6 +29,6 @@ pub use sums::exact_aggregates;
 
 pub(crate) use compare::row_text;
 pub(crate) use context::{TARGET_SCHEMA, context_with, plan_text, register, visible_columns};
-pub(crate) use errors::engine_error;
+pub(crate) use errors::{engine_error, log_error};
 pub(crate) use oracle::quoted;
 pub(crate) use provider::RowsTable;

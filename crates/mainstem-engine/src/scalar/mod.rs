@@ -18,7 +18,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::{Column, DFSchema, DataFusionError};
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
-use mainstem_sql::Scalar;
+use mainstem_sql::{Scalar, SqlError};
 
 use crate::delta::Delta;
 use crate::error::EngineError;
@@ -224,6 +224,7 @@ pub(crate) fn describe(error: &DataFusionError) -> String {
     match error.find_root() {
         DataFusionError::ArrowError(arrow, _) => arrow.to_string(),
         DataFusionError::Execution(message) => message.clone(),
+        DataFusionError::External(cause) if cause.is::<SqlError>() => cause.to_string(),
         other => other.strip_backtrace(),
     }
 }

@@ -4,15 +4,15 @@
 //! type. Text of type text is not: that takes a cast. Numbers fit or are an error; fractions are rounded. Anything becomes
 //! text.
 
-use std::fmt::Write;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, Float64Array, StringArray, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, StringArray, new_null_array};
 use arrow::compute::{CastOptions, can_cast_types, cast, cast_with_options};
 use arrow::datatypes::{DataType, Float64Type, Schema};
 use mainstem_catalog::{Column, SqlType};
 use mainstem_formats::JsonDecoder;
 use mainstem_sql::arrow_types::{arrow_type, sql_type_of};
+use mainstem_sql::text::{column_from_text, numeric_overflow, unreadable, write_text};
 use mainstem_sql::{SqlError, arrow_field};
 
 use super::DmlError;
@@ -37,7 +37,7 @@ pub(super) fn assign(column: &Column, values: &ArrayRef, untyped: bool) -> Resul
         };
     }
     if matches!(column.sql_type, SqlType::Text) {
-        return Ok(as_text(values));
+        return as_text(values);
     }
     if from.is_numeric() && to.is_numeric() {
         return number(column, values);
@@ -71,10 +71,7 @@ fn mismatch(column: &Column, from: &DataType) -> DmlError {
 
 fn out_of_range(sql_type: &SqlType) -> DmlError {
     match sql_type {
-        SqlType::Numeric { precision, scale } => SqlError::new("22003", "numeric field overflow").with_detail(format!(
-            "A field with precision {precision}, scale {scale} must round to an absolute value less than 10^{}.",
-            i16::from(*precision) - i16::from(*scale)
-        )),
+        SqlType::Numeric { precision, scale } => numeric_overflow(*precision, *scale),
         other => SqlError::new("22003", format!("{other} out of range")),
     }
 }
@@ -111,191 +108,40 @@ pub(super) fn number_text(sql_type: &SqlType, text: String) -> Option<String> {
     }
 }
 
-/// Timestamps as PostgreSQL prints them, all else as Arrow does.
-fn as_text(values: &ArrayRef) -> ArrayRef {
-    let zone = match values.data_type() {
-        DataType::Timestamp(_, zone) => Some(zone.is_some()),
-        _ => None,
-    };
-    let text = cast(values, &DataType::Utf8).unwrap_or_else(|_| {
-        let rows = (0..values.len()).map(|row| arrow::util::display::array_value_to_string(values, row).ok());
-        Arc::new(rows.collect::<StringArray>())
-    });
-    match zone {
-        None => text,
-        Some(has_zone) => {
-            let texts = text.as_string::<i32>().iter();
-            let spaced = texts.map(|text| {
-                text.map(|text| {
-                    let mut text = text.replacen('T', " ", 1);
-                    if has_zone && text.ends_with('Z') {
-                        text.pop();
-                        text.push_str("+00");
-                    }
-                    text
-                })
-            });
-            Arc::new(spaced.collect::<StringArray>())
-        }
+/// As PostgreSQL prints them.
+fn as_text(values: &ArrayRef) -> Result<ArrayRef, DmlError> {
+    let sql_type = sql_type_of(values.data_type());
+    // A cast to text spells a boolean out, printing one does not.
+    if sql_type == SqlType::Boolean {
+        return cast(values, &DataType::Utf8).map_err(|error| internal(&error));
     }
+    let texts = (0..values.len()).map(|row| write_text(values, row, &sql_type));
+    Ok(Arc::new(texts.collect::<Result<StringArray, _>>()?))
 }
 
-/// Reads text as values of the column's type.
+/// Reads text as values of the column's type. A list may be written as JSON, too.
 fn parse(column: &Column, text: &StringArray) -> Result<ArrayRef, DmlError> {
-    let to = arrow_type(&column.sql_type);
-    let parsed: ArrayRef = match &column.sql_type {
-        SqlType::Bytea => Arc::new(bytes_of(text)?),
-        SqlType::Jsonb | SqlType::Uuid | SqlType::Time | SqlType::List(_) | SqlType::Struct(_) => {
-            return parse_json(column, text);
-        }
-        SqlType::Timestamptz | SqlType::Timestamp => {
-            let has_zone = column.sql_type == SqlType::Timestamptz;
-            let trimmed: StringArray = text.iter().map(|text| text.map(|text| whole_time(text, has_zone))).collect();
-            let zoned = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some("UTC".into()));
-            let naive = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, None);
-            cast(&trimmed, if has_zone { &zoned } else { &naive }).map_err(|error| internal(&error))?
-        }
-        _ => {
-            let trimmed: StringArray = text.iter().map(|text| text.map(str::trim)).collect();
-            cast(&trimmed, &to).map_err(|error| internal(&error))?
-        }
-    };
-    let failed = (0..text.len()).find(|row| text.is_valid(*row) && parsed.is_null(*row));
-    match failed {
-        Some(row) => Err(unreadable(&column.sql_type, text.value(row))),
-        None => Ok(parsed),
+    let is_json = |text: &str| text.trim_start().starts_with('[');
+    match &column.sql_type {
+        SqlType::Jsonb | SqlType::Struct(_) => parse_json(column, text),
+        SqlType::List(_) if text.iter().flatten().any(is_json) => parse_json(column, text),
+        sql_type => column_from_text(&text.iter().collect::<Vec<_>>(), sql_type, ""),
     }
 }
 
-/// With seconds, and without a zone where the type has none (PostgreSQL ignores it).
-fn whole_time(text: &str, has_zone: bool) -> String {
-    let text = text.trim();
-    let Some((date, rest)) = text.split_once([' ', 'T']) else { return text.to_owned() };
-    let end = rest.find(['+', '-', 'Z', 'z', ' ']).unwrap_or(rest.len());
-    let (time, zone) = rest.split_at(end);
-    let seconds = if time.matches(':').count() == 1 { ":00" } else { "" };
-    let zone = if has_zone { zone.trim() } else { "" };
-    format!("{date} {time}{seconds}{zone}")
-}
-
-fn unreadable(sql_type: &SqlType, text: &str) -> DmlError {
-    let trimmed = text.trim();
-    let is_number = |digits: &str| {
-        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) || digits.parse::<f64>().is_ok()
-    };
-    match sql_type {
-        SqlType::SmallInt | SqlType::Integer | SqlType::BigInt
-            if trimmed.trim_start_matches(['-', '+']).bytes().all(|byte| byte.is_ascii_digit())
-                && !trimmed.is_empty() =>
-        {
-            SqlError::new("22003", format!("value \"{text}\" is out of range for type {sql_type}"))
-        }
-        SqlType::Numeric { .. } if is_number(trimmed) => out_of_range(sql_type),
-        SqlType::Date | SqlType::Time | SqlType::Timestamp | SqlType::Timestamptz | SqlType::Interval => {
-            SqlError::new("22007", format!("invalid input syntax for type {sql_type}: \"{text}\""))
-        }
-        SqlType::Numeric { .. } => SqlError::new("22P02", format!("invalid input syntax for type numeric: \"{text}\"")),
-        _ => SqlError::new("22P02", format!("invalid input syntax for type {sql_type}: \"{text}\"")),
-    }
-}
-
-/// `\x0aff`, or the characters themselves with `\\` and `\ooo`.
-fn bytes_of(text: &StringArray) -> Result<BinaryArray, DmlError> {
-    let one = |text: &str| -> Option<Vec<u8>> {
-        if let Some(digits) = text.strip_prefix("\\x") {
-            let digits: Vec<u8> = digits.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-            let pairs = digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
-            return if digits.len() % 2 == 0 { pairs.collect() } else { None };
-        }
-        let mut bytes = Vec::with_capacity(text.len());
-        let mut rest = text.bytes();
-        while let Some(byte) = rest.next() {
-            if byte != b'\\' {
-                bytes.push(byte);
-                continue;
-            }
-            match rest.next()? {
-                b'\\' => bytes.push(b'\\'),
-                first => {
-                    let octal = [first, rest.next()?, rest.next()?];
-                    bytes.push(u8::from_str_radix(std::str::from_utf8(&octal).ok()?, 8).ok()?);
-                }
-            }
-        }
-        Some(bytes)
-    };
-    let mut values: Vec<Option<Vec<u8>>> = Vec::with_capacity(text.len());
-    for text in text {
-        values.push(match text {
-            None => None,
-            Some(text) => Some(one(text).ok_or_else(|| unreadable(&SqlType::Bytea, text))?),
-        });
-    }
-    Ok(values.into_iter().collect())
-}
-
-/// Reads text by the rules that records are read by, where PostgreSQL's are the same.
+/// Reads text by the rules that records are read by.
 fn parse_json(column: &Column, text: &StringArray) -> Result<ArrayRef, DmlError> {
     let column = Column { name: "v".to_owned(), nullable: true, ..column.clone() };
     let schema = Arc::new(Schema::new(vec![arrow_field(&column)]));
     let mut decoder = JsonDecoder::new(schema).map_err(|error| SqlError::not_supported(error.to_string()))?;
-    let documents: Vec<Vec<u8>> = text
-        .iter()
-        .map(|text| {
-            let value = match (text, &column.sql_type) {
-                (None, _) => "null".to_owned(),
-                (Some(text), SqlType::Jsonb | SqlType::Struct(_)) => text.to_owned(),
-                (Some(text), SqlType::List(_)) => array_as_json(text),
-                (Some(text), _) => serde_json::to_string(text.trim()).expect("text is JSON"),
-            };
-            format!("{{\"v\":{value}}}").into_bytes()
-        })
-        .collect();
+    let document = |text: Option<&str>| format!("{{\"v\":{}}}", text.unwrap_or("null")).into_bytes();
+    let documents: Vec<Vec<u8>> = text.iter().map(document).collect();
     let decoded = decoder.decode(documents.iter().map(|document| Some(document.as_slice())));
     if let Some((row, reason)) = decoded.rejected.first() {
         let error = unreadable(&column.sql_type, text.value(*row as usize));
         return Err(error.with_detail(reason.to_string()));
     }
     Ok(decoded.batch.column(0).clone())
-}
-
-/// `{1,NULL,"a b"}` as `["1",null,"a b"]`; JSON stays what it is.
-fn array_as_json(text: &str) -> String {
-    let Some(items) = text.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
-        return text.to_owned();
-    };
-    let mut json = String::from("[");
-    let mut item = String::new();
-    let (mut in_quotes, mut was_quoted) = (false, false);
-    let mut put = |item: &mut String, was_quoted: &mut bool| {
-        let bare = item.trim();
-        let is_null = !*was_quoted && bare.eq_ignore_ascii_case("null");
-        let value = if *was_quoted { item.as_str() } else { bare };
-        let quoted = serde_json::to_string(value).expect("text is JSON");
-        let separator = if json.len() > 1 { "," } else { "" };
-        let _ = write!(json, "{separator}{}", if is_null { "null" } else { &quoted });
-        item.clear();
-        *was_quoted = false;
-    };
-    let mut characters = items.chars();
-    while let Some(character) = characters.next() {
-        match character {
-            '\\' => item.extend(characters.next()),
-            '"' => {
-                in_quotes = !in_quotes;
-                was_quoted = true;
-                item = if in_quotes { String::new() } else { item };
-            }
-            ',' if !in_quotes => put(&mut item, &mut was_quoted),
-            _ if was_quoted && !in_quotes && character.is_whitespace() => {}
-            other => item.push(other),
-        }
-    }
-    if !items.trim().is_empty() {
-        put(&mut item, &mut was_quoted);
-    }
-    json.push(']');
-    json
 }
 
 #[cfg(test)]
@@ -331,6 +177,7 @@ mod tests {
         assert_eq!(failed(SqlType::SmallInt, "70000").0, "22003");
         assert_eq!(failed(numeric, "12345"), ("22003", "numeric field overflow".into()));
         assert_eq!(failed(SqlType::Timestamp, "soon").0, "22007");
+        assert_eq!(read(SqlType::List(Box::new(SqlType::Text)), "[\"a\"]"), Ok("[a]".into()));
         assert_eq!(failed(SqlType::Uuid, "no").0, "22P02");
     }
 

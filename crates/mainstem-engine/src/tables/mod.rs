@@ -11,7 +11,7 @@
 //! is released once the change is accepted, so that statements of several sessions are made durable together. Inside a
 //! transaction everything is read from one snapshot, taken by its first statement, with the transaction's own writes over
 //! it; COMMIT appends all of them as one entry, unless a row that was written or decided upon has changed since (40001):
-//! snapshot isolation. Views inside a transaction do not show its own writes.
+//! snapshot isolation. A materialized view inside a transaction that wrote to the tables below it is its query over them.
 //!
 //! Always true here: a statement is one entry, or no trace; nobody reads what was not accepted, and only sequencers read
 //! what is not yet durable; `execute` and `commit` return when the change is durable.
@@ -100,7 +100,7 @@ impl Tables {
                 drop(image);
                 if !written.overlay.is_empty() {
                     let accepting = Accepting { table, relation: target.relation.clone(), overlay: written.overlay };
-                    result.cut = Some(self.sequencers.accept(vec![accepting]).await?.durable().await?);
+                    result.cut = Some(self.sequencers.accept(vec![accepting], vec![]).await?.durable().await?);
                 }
                 Ok(result)
             }
@@ -157,10 +157,11 @@ impl Tables {
     }
 
     /// Appends all writes of the transaction as one entry and returns its cut when that is durable; none when there was
-    /// nothing to write. 40001 when a row that it wrote or decided upon has changed since its snapshot, 23505 when a key
+    /// nothing to write. 40001 when a serializable one read what has changed since its snapshot, or when a row that it wrote or decided upon has changed since its snapshot, 23505 when a key
     /// that it inserted exists by now; then nothing was written.
     pub async fn commit(&self, transaction: Transaction) -> Result<Option<Cut>, DmlError> {
         let mut accepting = Vec::new();
+        let unchanged = transaction.unchanged(&self.engine)?;
         let touched: BTreeMap<_, _> = transaction.into_tables();
         // ORDER: locks are taken in order of id, so that two commits never wait for each other.
         for table in touched.into_values() {
@@ -173,7 +174,7 @@ impl Tables {
         if accepting.is_empty() {
             return Ok(None);
         }
-        let accepted = self.sequencers.accept(accepting).await?;
+        let accepted = self.sequencers.accept(accepting, unchanged).await?;
         Ok(Some(accepted.durable().await?))
     }
 }

@@ -18,7 +18,7 @@ use crate::batch::engine_error;
 use crate::collection::Version;
 use crate::engine::{Engine, PinnedRelation};
 use crate::error::EngineError;
-use crate::input_log::{CommitError, Cut, OutRecord, OutputCommit, TopicAppend};
+use crate::input_log::{CommitError, Cut, EndOfPartition, OutRecord, OutputCommit, TopicAppend};
 use crate::source_reader::TableCodec;
 
 /// Bytes of records that one entry may hold; the log's limit is 16 MiB with its framing.
@@ -134,13 +134,17 @@ impl Sequencers {
         Ok(Image { version, overlay: table.pending.clone() })
     }
 
-    /// Appends the changes of all these tables as one entry. Returns when they have their place, and frees the tables then.
+    /// Appends the changes of all these tables as one entry, if these partitions end where they are said to. Returns when they have their place, and frees the tables then.
     /// If this future is dropped it happens nevertheless.
-    pub(super) async fn accept(&self, changes: Vec<Accepting>) -> Result<Accepted, DmlError> {
+    pub(super) async fn accept(
+        &self,
+        changes: Vec<Accepting>,
+        unchanged: Vec<EndOfPartition>,
+    ) -> Result<Accepted, DmlError> {
         let (engine, lost) = (self.engine.clone(), self.lost.clone());
         let timestamp_ms = self.clock.wall_ms();
         // The log may wait for space.
-        let accepting = tokio::task::spawn_blocking(move || accept(&engine, lost, timestamp_ms, changes));
+        let accepting = tokio::task::spawn_blocking(move || accept(&engine, lost, timestamp_ms, changes, unchanged));
         accepting.await.map_err(|error| DmlError::new("XX000", error.to_string()))?
     }
 }
@@ -168,6 +172,7 @@ fn accept(
     lost: Arc<Mutex<Option<CommitError>>>,
     timestamp_ms: i64,
     mut changes: Vec<Accepting>,
+    unchanged: Vec<EndOfPartition>,
 ) -> Result<Accepted, DmlError> {
     let mut appends = Vec::with_capacity(changes.len());
     let mut bytes = 0;
@@ -193,7 +198,7 @@ fn accept(
         // Nobody waits when the statement was cancelled.
         let _ = sender.send(result);
     });
-    let accepted = engine.output().commit(OutputCommit { output: None, appends }, done);
+    let accepted = engine.output().commit(OutputCommit { output: None, appends, unchanged }, done);
     let accepted = accepted.inspect_err(|error| {
         // Refused for want of room, nothing was appended and the end is still right.
         if !matches!(error, CommitError::TooLarge(_) | CommitError::DiskFull(_)) {

@@ -1,20 +1,21 @@
 //! Between BEGIN and COMMIT: one snapshot, and writes over it that nobody else sees.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mainstem_catalog::{Catalog, Relation, RelationId, RelationKind};
 use parking_lot::Mutex;
+use uuid::Uuid;
 
 use super::DmlError;
 use super::overlay::{Image, Overlay};
 use super::sequencer::pin_table;
 use super::statement::{Target, Touch, Written, unique_violation};
-use crate::batch::engine_error;
+use crate::batch::{engine_error, log_error};
 use crate::collection::Version;
 use crate::engine::{Engine, Pinned, PinnedRelation};
 use crate::error::EngineError;
-use crate::input_log::Cut;
+use crate::input_log::{Cut, EndOfPartition};
 
 /// An open transaction. Dropping it rolls it back.
 #[derive(Debug, Default)]
@@ -22,6 +23,10 @@ pub struct Transaction {
     pins: Option<Arc<Mutex<Pinned>>>,
     tables: BTreeMap<RelationId, TouchedTable>,
     savepoints: Vec<(String, BTreeMap<RelationId, TouchedTable>)>,
+    /// SERIALIZABLE: nothing that it read may have changed when it commits.
+    is_serializable: bool,
+    /// Topics that its statements read.
+    read: Arc<Mutex<BTreeSet<Uuid>>>,
 }
 
 /// A table that the transaction wrote to.
@@ -39,6 +44,7 @@ pub(super) struct TouchedTable {
 pub struct Snapshot {
     pins: Arc<Mutex<Pinned>>,
     pub(crate) overlays: HashMap<RelationId, Arc<Overlay>>,
+    read: Arc<Mutex<BTreeSet<Uuid>>>,
 }
 
 impl Snapshot {
@@ -54,6 +60,11 @@ impl Snapshot {
         Ok(Pinned { cut: pins.cut, relations: relations.iter().filter_map(one).collect() })
     }
 
+    /// A statement reads these topics.
+    pub(crate) fn note_read(&self, topics: impl Iterator<Item = Uuid>) {
+        self.read.lock().extend(topics);
+    }
+
     /// The cut that it shows.
     #[must_use]
     pub fn cut(&self) -> Cut {
@@ -66,6 +77,31 @@ impl Transaction {
     #[must_use]
     pub fn has_writes(&self) -> bool {
         self.tables.values().any(|table| !table.overlay.is_empty())
+    }
+
+    /// `ISOLATION LEVEL SERIALIZABLE`, or back to snapshot isolation.
+    pub fn set_serializable(&mut self, is_serializable: bool) {
+        self.is_serializable = is_serializable;
+    }
+
+    /// Whether it is.
+    #[must_use]
+    pub fn is_serializable(&self) -> bool {
+        self.is_serializable
+    }
+
+    /// What must not have changed since the snapshot for a serializable transaction to commit: then it might as well have
+    /// run whole at its commit.
+    pub(super) fn unchanged(&self, engine: &Engine) -> Result<Vec<EndOfPartition>, DmlError> {
+        let Some(pins) = self.pins.as_ref().filter(|_| self.is_serializable) else { return Ok(vec![]) };
+        let (cut, input, mut ends) = (pins.lock().cut, engine.input(), Vec::new());
+        for topic in self.read.lock().iter().copied() {
+            for partition in input.partitions(topic) {
+                let end = input.position(topic, partition, cut).map_err(|error| log_error(&error))?;
+                ends.push(EndOfPartition { topic, partition, end });
+            }
+        }
+        Ok(ends)
     }
 
     /// `SAVEPOINT name`
@@ -109,11 +145,12 @@ impl Transaction {
             }
         };
         let overlays = self.tables.iter().map(|(id, table)| (*id, table.overlay.clone())).collect();
-        Ok(Arc::new(Snapshot { pins, overlays }))
+        Ok(Arc::new(Snapshot { pins, overlays, read: self.read.clone() }))
     }
 
     /// The target of a statement, as the transaction sees it.
     pub(super) async fn image(&self, engine: &Engine, target: &Target) -> Result<Image, DmlError> {
+        self.read.lock().extend(target.relation.topic());
         if let Some(table) = self.tables.get(&target.relation.id) {
             return Ok(Image { version: table.base.clone(), overlay: table.overlay.clone() });
         }

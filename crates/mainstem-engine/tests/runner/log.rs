@@ -68,7 +68,7 @@ impl MemoryLog {
             let record = |(key, value)| OutRecord { key, value, headers: Vec::new(), timestamp_ms: 1000 };
             TopicAppend { topic, partition, records: records.into_iter().map(record).collect(), expected_end: None }
         });
-        let commit = OutputCommit { output: None, appends: appends.collect() };
+        let commit = OutputCommit { output: None, appends: appends.collect(), unchanged: vec![] };
         self.commit(commit, Box::new(|_| ())).expect("nothing is expected of it").cut
     }
 

@@ -6,8 +6,9 @@ use arrow::datatypes::{
     Time64MicrosecondType, TimestampMicrosecondType,
 };
 use mainstem_catalog::SqlType;
+use mainstem_sql::text::PLAIN_NUMERIC;
 
-use super::types::{PLAIN_NUMERIC, oid_of};
+use super::types::oid_of;
 
 /// Days and microseconds between 1970-01-01 and 2000-01-01.
 pub(super) const EPOCH_DAYS: i32 = 10_957;

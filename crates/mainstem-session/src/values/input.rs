@@ -1,4 +1,4 @@
-//! Values that come in: parameters in either format, and columns of text as COPY brings them.
+//! Parameters in either format.
 //!
 //! A parameter becomes the text of its value, which goes into the statement as `CAST('text' AS type)`: a parameter means
 //! what the same text means as a literal, for queries and writes alike.
@@ -6,17 +6,13 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BinaryBuilder, ListArray, StringArray};
-use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::Field;
+use arrow::array::ArrayRef;
 use mainstem_catalog::SqlType;
 use mainstem_sql::SqlError;
-use mainstem_sql::arrow_types::arrow_type;
+use mainstem_sql::text::write_cell;
 
 use super::Format;
 use super::binary::{EPOCH_DAYS, EPOCH_US};
-use super::text;
 
 /// The text of a parameter.
 pub fn parameter_text(bytes: &[u8], format: Format, sql_type: Option<&SqlType>) -> Result<String, SqlError> {
@@ -74,7 +70,7 @@ fn read_binary(bytes: &[u8], sql_type: &SqlType, out: &mut String) -> Result<(),
         }
         SqlType::Date | SqlType::Time | SqlType::Timestamp | SqlType::Timestamptz | SqlType::Interval => {
             let array = time_array(bytes, sql_type)?;
-            text::write_cell(&array, 0, sql_type, &mut shown);
+            write_cell(&array, 0, sql_type, &mut shown);
             write!(out, "{}", String::from_utf8_lossy(&shown))
         }
         SqlType::List(item) => return read_list(bytes, item, out),
@@ -181,140 +177,4 @@ fn read_list(bytes: &[u8], item: &SqlType, out: &mut String) -> Result<(), SqlEr
 /// The text as an SQL literal.
 pub(crate) fn literal_text(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
-}
-
-/// A column of texts as values of a type. `column` is named in errors.
-pub fn column_from_text(texts: &[Option<&str>], sql_type: &SqlType, column: &str) -> Result<ArrayRef, SqlError> {
-    match sql_type {
-        SqlType::Text | SqlType::Jsonb => Ok(Arc::new(StringArray::from(texts.to_vec()))),
-        SqlType::Uuid => {
-            let lower = texts.iter().map(|text| text.map(|text| uuid_text(text, column)).transpose());
-            Ok(Arc::new(lower.collect::<Result<StringArray, _>>()?))
-        }
-        SqlType::Bytea => {
-            let mut builder = BinaryBuilder::new();
-            for text in texts {
-                match text {
-                    Some(text) => builder.append_value(bytea(text, column)?),
-                    None => builder.append_null(),
-                }
-            }
-            Ok(Arc::new(builder.finish()))
-        }
-        SqlType::List(item) => lists(texts, item, column),
-        SqlType::Struct(_) => Err(SqlError::not_supported("text of type struct")),
-        _ => plain(texts, sql_type, column),
-    }
-}
-
-fn plain(texts: &[Option<&str>], sql_type: &SqlType, column: &str) -> Result<ArrayRef, SqlError> {
-    let trimmed: StringArray = texts.iter().map(|text| text.map(str::trim)).collect();
-    let trimmed: ArrayRef = Arc::new(trimmed);
-    let strict = CastOptions { safe: false, ..CastOptions::default() };
-    let wanted = arrow_type(sql_type);
-    cast_with_options(&trimmed, &wanted, &strict).map_err(|_| {
-        // Which one? Cast again, this time with null for what does not cast.
-        let lenient = cast_with_options(&trimmed, &wanted, &CastOptions::default()).ok();
-        let is_bad = |i: &usize| texts[*i].is_some() && lenient.as_ref().is_none_or(|array| array.is_null(*i));
-        let bad = (0..texts.len()).find(is_bad).and_then(|i| texts[i]).unwrap_or_default();
-        bad_input(bad, sql_type, column)
-    })
-}
-
-fn bad_input(text: &str, sql_type: &SqlType, column: &str) -> SqlError {
-    let state = match sql_type {
-        SqlType::Date | SqlType::Time | SqlType::Timestamp | SqlType::Timestamptz | SqlType::Interval => "22007",
-        _ => "22P02",
-    };
-    let shown: String = text.chars().take(100).collect();
-    SqlError::new(state, format!("invalid input syntax for type {sql_type}: \"{shown}\""))
-        .with_detail(format!("Column {column}."))
-}
-
-fn uuid_text(text: &str, column: &str) -> Result<String, SqlError> {
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect::<String>().to_lowercase();
-    let other = text.chars().filter(|c| !c.is_ascii_hexdigit()).all(|c| matches!(c, '-' | '{' | '}'));
-    if digits.len() != 32 || !other {
-        return Err(bad_input(text, &SqlType::Uuid, column));
-    }
-    Ok(format!("{}-{}-{}-{}-{}", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]))
-}
-
-fn bytea(text: &str, column: &str) -> Result<Vec<u8>, SqlError> {
-    let bad = || bad_input(text, &SqlType::Bytea, column);
-    let Some(hex) = text.strip_prefix("\\x") else {
-        if text.contains('\\') {
-            return Err(bad());
-        }
-        return Ok(text.as_bytes().to_vec());
-    };
-    let digits: Vec<u8> =
-        hex.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>().ok_or_else(bad)?;
-    if digits.len() % 2 != 0 {
-        return Err(bad());
-    }
-    Ok(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
-}
-
-fn lists(texts: &[Option<&str>], item: &SqlType, column: &str) -> Result<ArrayRef, SqlError> {
-    let mut items: Vec<Option<String>> = Vec::new();
-    let mut lengths = Vec::with_capacity(texts.len());
-    let whole = SqlType::List(Box::new(item.clone()));
-    for text in texts {
-        let before = items.len();
-        if let Some(text) = text {
-            list_items(text, &mut items).ok_or_else(|| bad_input(text, &whole, column))?;
-        }
-        lengths.push(items.len() - before);
-    }
-    let texts_of_items: Vec<Option<&str>> = items.iter().map(Option::as_deref).collect();
-    let values = column_from_text(&texts_of_items, item, column)?;
-    let nulls: NullBuffer = texts.iter().map(Option::is_some).collect::<Vec<_>>().into();
-    let field = Arc::new(Field::new_list_field(arrow_type(item), true));
-    Ok(Arc::new(ListArray::new(field, OffsetBuffer::from_lengths(lengths), values, Some(nulls))))
-}
-
-/// Items of `{a,"b c",NULL,{nested}}`; a nested list is an item's text.
-fn list_items(text: &str, items: &mut Vec<Option<String>>) -> Option<()> {
-    let inner = text.trim().strip_prefix('{')?.strip_suffix('}')?;
-    if inner.trim().is_empty() {
-        return Some(());
-    }
-    let (mut item, mut is_quoted, mut in_quotes, mut depth) = (String::new(), false, false, 0u32);
-    let mut chars = inner.chars();
-    let mut finish = |item: &mut String, is_quoted: &mut bool| {
-        let text = std::mem::take(item);
-        let text = if *is_quoted { text } else { text.trim().to_owned() };
-        let is_null = !*is_quoted && text.eq_ignore_ascii_case("null");
-        *is_quoted = false;
-        items.push((!is_null).then_some(text));
-    };
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' if depth == 0 => item.push(chars.next()?),
-            '\\' => {
-                item.push(c);
-                item.push(chars.next()?);
-            }
-            '"' => {
-                in_quotes = !in_quotes;
-                if depth == 0 {
-                    is_quoted = true;
-                } else {
-                    item.push(c);
-                }
-            }
-            ',' if !in_quotes && depth == 0 => finish(&mut item, &mut is_quoted),
-            '{' | '}' if !in_quotes => {
-                depth = if c == '{' { depth + 1 } else { depth.checked_sub(1)? };
-                item.push(c);
-            }
-            _ => item.push(c),
-        }
-    }
-    if in_quotes || depth > 0 {
-        return None;
-    }
-    finish(&mut item, &mut is_quoted);
-    Some(())
 }

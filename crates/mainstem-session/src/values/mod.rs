@@ -7,7 +7,6 @@
 
 mod binary;
 mod input;
-mod text;
 mod types;
 
 #[cfg(test)]
@@ -16,15 +15,14 @@ mod tests;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
-use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::Schema;
 use mainstem_catalog::SqlType;
 use mainstem_sql::SqlError;
-use mainstem_sql::arrow_types::arrow_type;
+use mainstem_sql::text::{canonical, write_cell};
 
 pub(crate) use input::literal_text;
-pub use input::{column_from_text, parameter_text};
-pub use text::write_text;
+pub use input::parameter_text;
+pub use mainstem_sql::text::{column_from_text, write_text};
 pub use types::{PgType, oid_of, pg_type, sql_type_of_oid};
 
 /// How a column is sent.
@@ -110,7 +108,7 @@ impl RowEncoder {
             out.extend_from_slice(&[0; 4]);
             match column.format {
                 Format::Text if column.pg_type.oid == 16 => out.push(bool_letter(array, row)),
-                Format::Text => text::write_cell(array, row, &column.sql_type, out),
+                Format::Text => write_cell(array, row, &column.sql_type, out),
                 Format::Binary => binary::write_cell(array, row, &column.sql_type, column.pg_type.oid, out),
             }
             let length = i32::try_from(out.len() - start - 4).expect("values are smaller than 2 GiB");
@@ -134,7 +132,7 @@ impl Cells {
             return None;
         }
         let mut out = Vec::new();
-        text::write_cell(array, row, &encoder.columns[column].sql_type, &mut out);
+        write_cell(array, row, &encoder.columns[column].sql_type, &mut out);
         Some(String::from_utf8_lossy(&out).into_owned())
     }
 }
@@ -142,31 +140,4 @@ impl Cells {
 fn bool_letter(array: &ArrayRef, row: usize) -> u8 {
     use arrow::array::AsArray;
     if array.as_boolean().value(row) { b't' } else { b'f' }
-}
-
-/// The array in the one layout of its SQL type.
-pub(crate) fn canonical(array: &ArrayRef, sql_type: &SqlType) -> Result<ArrayRef, SqlError> {
-    let wanted = arrow_type(sql_type);
-    if *array.data_type() == wanted {
-        return Ok(array.clone());
-    }
-    if let arrow::datatypes::DataType::Duration(_) = array.data_type() {
-        return Ok(durations(array));
-    }
-    let options = CastOptions { safe: false, ..CastOptions::default() };
-    cast_with_options(array, &wanted, &options).map_err(|error| {
-        SqlError::new("0A000", format!("a value of type {} cannot be shown: {error}", array.data_type()))
-    })
-}
-
-/// Differences of timestamps are intervals in PostgreSQL: days and time.
-fn durations(array: &ArrayRef) -> ArrayRef {
-    use arrow::array::{AsArray, IntervalMonthDayNanoArray};
-    use arrow::datatypes::{DataType, DurationMicrosecondType, IntervalMonthDayNano, TimeUnit};
-    const DAY_US: i64 = 86_400_000_000;
-    let us = arrow::compute::cast(array, &DataType::Duration(TimeUnit::Microsecond)).expect("durations cast");
-    let us = us.as_primitive::<DurationMicrosecondType>();
-    let one =
-        |us: i64| IntervalMonthDayNano::new(0, i32::try_from(us / DAY_US).unwrap_or(i32::MAX), (us % DAY_US) * 1000);
-    Arc::new(us.iter().map(|value| value.map(one)).collect::<IntervalMonthDayNanoArray>())
 }

@@ -2,6 +2,7 @@
 
 use arrow::datatypes::{DataType, Field};
 use mainstem_catalog::SqlType;
+use mainstem_sql::text::PLAIN_NUMERIC;
 
 /// What a client is told about a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,9 +14,6 @@ pub struct PgType {
     /// `atttypmod`: precision and scale; -1 for none.
     pub modifier: i32,
 }
-
-/// Precision and scale of `numeric` without them: such values are shown without trailing zeros.
-pub(super) const PLAIN_NUMERIC: (u8, i8) = (38, 10);
 
 /// What a client is told about a type.
 #[must_use]

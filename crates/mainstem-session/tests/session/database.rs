@@ -41,7 +41,7 @@ impl Catalogs for MemoryCatalogs {
                 self.log.create_topic(topic.id, topic.partitions);
             }
         }
-        let commit = OutputCommit { output: None, appends: vec![] };
+        let commit = OutputCommit { output: None, appends: vec![], unchanged: vec![] };
         let cut = self.log.commit(commit, Box::new(|_| ())).expect("an entry without records").cut;
         let catalog = Arc::new(catalog);
         *self.catalog.write() = catalog.clone();

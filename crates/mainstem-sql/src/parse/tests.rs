@@ -221,9 +221,9 @@ fn sessions() {
         "BEGIN; BEGIN TRANSACTION ISOLATION LEVEL SERIALIZABLE READ ONLY; START TRANSACTION; COMMIT; END; ROLLBACK; ABORT;
          SAVEPOINT a; RELEASE SAVEPOINT a; ROLLBACK TO SAVEPOINT a; FLUSH; WAIT; DISCARD ALL",
         expect![[r#"
-            Begin { read_only: false }
-            Begin { read_only: true }
-            Begin { read_only: false }
+            Begin(TransactionModes { read_only: None, serializable: None })
+            Begin(TransactionModes { read_only: Some(true), serializable: Some(true) })
+            Begin(TransactionModes { read_only: None, serializable: None })
             Commit
             Commit
             Rollback

@@ -2,14 +2,14 @@
 
 use datafusion::sql::sqlparser::ast::{
     self, Expr, GroupByExpr, ObjectName, Query, Select, SelectItem, SetExpr, TableFactor, TransactionAccessMode,
-    TransactionMode,
+    TransactionIsolationLevel, TransactionMode,
 };
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::reader::Reader;
 use super::{fold, types::sql_type_of_ast};
 use crate::error::SqlError;
-use crate::statement::{Copy, CopyFormat, CopyTarget, Explain, RelationNoun, ShowKind, Statement};
+use crate::statement::{Copy, CopyFormat, CopyTarget, Explain, RelationNoun, ShowKind, Statement, TransactionModes};
 
 impl Reader<'_> {
     /// The whole statement.
@@ -126,10 +126,9 @@ impl Reader<'_> {
         let result = self.parser.parse_statement();
         match self.parsed(result)? {
             ast::Statement::StartTransaction { modes, .. } => {
-                let read_only = modes.contains(&TransactionMode::AccessMode(TransactionAccessMode::ReadOnly));
                 self.accept(&["DEFERRABLE"]);
                 self.accept(&["NOT", "DEFERRABLE"]);
-                Ok(Statement::Begin { read_only })
+                Ok(Statement::Begin(modes_of(&modes)))
             }
             ast::Statement::Commit { chain: true, .. } | ast::Statement::Rollback { chain: true, .. } => {
                 Err(SqlError::not_supported("AND CHAIN is not supported"))
@@ -207,13 +206,7 @@ impl Reader<'_> {
 
     fn set_transaction(&mut self) -> Result<Statement, SqlError> {
         let result = self.parser.parse_transaction_modes();
-        let mut read_only = None;
-        for mode in self.parsed(result)? {
-            if let TransactionMode::AccessMode(mode) = mode {
-                read_only = Some(mode == TransactionAccessMode::ReadOnly);
-            }
-        }
-        Ok(Statement::SetTransaction { read_only })
+        Ok(Statement::SetTransaction(modes_of(&self.parsed(result)?)))
     }
 
     fn show(&mut self) -> Result<Statement, SqlError> {
@@ -545,4 +538,17 @@ fn select_from(name: ObjectName, columns: Vec<String>) -> Query {
         }
     }
     *query
+}
+
+fn modes_of(modes: &[TransactionMode]) -> TransactionModes {
+    let mut found = TransactionModes::default();
+    for mode in modes {
+        match mode {
+            TransactionMode::AccessMode(mode) => found.read_only = Some(*mode == TransactionAccessMode::ReadOnly),
+            TransactionMode::IsolationLevel(level) => {
+                found.serializable = Some(*level == TransactionIsolationLevel::Serializable);
+            }
+        }
+    }
+    found
 }

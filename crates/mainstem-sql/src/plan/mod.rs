@@ -7,11 +7,13 @@
 mod aggregates;
 mod convert;
 mod joins;
+mod meaning;
 mod names;
 mod qualify;
 mod relations;
 mod rewrite;
 mod session;
+mod syntax;
 #[cfg(test)]
 mod tests;
 mod window_close;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use datafusion::common::Column as PlanColumn;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder};
-use datafusion::optimizer::{Analyzer, Optimizer, OptimizerContext, OptimizerRule};
+use datafusion::optimizer::{Optimizer, OptimizerContext, OptimizerRule};
 use datafusion::sql::sqlparser::ast::Query;
 use mainstem_catalog::{Catalog, Column, Dependency, Ident};
 
@@ -89,7 +91,7 @@ pub fn plan_query(catalog: &Catalog, query: &Query, names: &[Ident]) -> Result<Q
     on_large_stack(|| {
         let relations = Relations::new(catalog);
         let plan = relations.plan(query)?;
-        let plan = Analyzer::new().execute_and_check(plan, planning_state().config_options(), |_, _| {})?;
+        let plan = meaning::analyzer().execute_and_check(plan, planning_state().config_options(), |_, _| {})?;
         let mut depends_on: Vec<_> = relations.views.borrow().iter().map(|view| Dependency::Relation(*view)).collect();
         plan.apply_with_subqueries(|node| {
             if let LogicalPlan::TableScan(scan) = node {
@@ -142,7 +144,7 @@ fn optimize(plan: LogicalPlan) -> Result<LogicalPlan, SqlError> {
     ];
     let mut options = planning_state().config_options().as_ref().clone();
     options.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
-    let plan = Analyzer::new().execute_and_check(plan, &options, |_, _| {})?;
+    let plan = meaning::analyzer().execute_and_check(plan, &options, |_, _| {})?;
     let context = OptimizerContext::new_with_config_options(Arc::new(options)).without_query_execution_start_time();
     Ok(Optimizer::with_rules(list).optimize(plan, &context, |_, _| {})?)
 }

@@ -1,4 +1,5 @@
-//! `tumble()` and `hop()` in FROM become derived tables of ordinary SQL.
+//! What is done to a query before DataFusion plans it: expressions get PostgreSQL's meaning (`syntax`), `tumble()` and `hop()` in
+//! FROM become derived tables of ordinary SQL.
 //!
 //! `tumble(t, ts, size [, offset])` and `hop(t, ts, slide, size [, offset])` give t's columns and `window_start`,
 //! `window_end`, of the type of ts. A row whose ts is null is in no window. Stock DataFusion runs the result; the planner of
@@ -11,11 +12,12 @@ use datafusion::sql::sqlparser::ast::{
     SetQuantifier, TableAlias, TableFactor, TableFunctionArgs, VisitMut, VisitorMut,
 };
 
+use super::syntax::rewrite_expression;
 use crate::error::{SqlError, sqlstate};
 use crate::functions::{HOP_STARTS, TUMBLE_START, WINDOW_END, WINDOWS_PER_ROW_MAX};
 use crate::parse::{fold, interval_us, parse_query};
 
-/// Replaces every window table function in a query, at any nesting.
+/// Rewrites a query, at any nesting.
 pub fn rewrite_query(query: &mut Query) -> Result<(), SqlError> {
     match query.visit(&mut Rewrite) {
         ControlFlow::Continue(()) => Ok(()),
@@ -61,6 +63,13 @@ impl VisitorMut for Rewrite {
         match unsupported(factor) {
             Some(what) => ControlFlow::Break(SqlError::not_supported(format!("{what} is not supported"))),
             None => ControlFlow::Continue(()),
+        }
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
+        match rewrite_expression(expr) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
         }
     }
 

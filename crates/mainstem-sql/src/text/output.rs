@@ -9,9 +9,9 @@ use arrow::datatypes::{
     Time64MicrosecondType, TimestampMicrosecondType,
 };
 use mainstem_catalog::SqlType;
-use mainstem_sql::SqlError;
 
-use super::types::PLAIN_NUMERIC;
+use super::{PLAIN_NUMERIC, canonical};
+use crate::error::SqlError;
 
 const SECOND_US: i64 = 1_000_000;
 const DAY_US: i64 = 86_400 * SECOND_US;
@@ -21,14 +21,14 @@ pub fn write_text(array: &ArrayRef, row: usize, sql_type: &SqlType) -> Result<Op
     if array.is_null(row) {
         return Ok(None);
     }
-    let array = super::canonical(array, sql_type)?;
+    let array = canonical(array, sql_type)?;
     let mut out = Vec::new();
     write_cell(&array, row, sql_type, &mut out);
     Ok(Some(String::from_utf8_lossy(&out).into_owned()))
 }
 
 /// Appends the text of a cell that is not null; the array has the layout of the type. Writing to a Vec cannot fail.
-pub(super) fn write_cell(array: &ArrayRef, row: usize, sql_type: &SqlType, out: &mut Vec<u8>) {
+pub fn write_cell(array: &ArrayRef, row: usize, sql_type: &SqlType, out: &mut Vec<u8>) {
     match sql_type {
         SqlType::Boolean => out.extend_from_slice(if array.as_boolean().value(row) { b"t" } else { b"f" }),
         SqlType::SmallInt => display(array.as_primitive::<Int16Type>().value(row), out),

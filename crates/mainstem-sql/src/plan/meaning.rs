@@ -1,0 +1,138 @@
+//! Typed expressions in PostgreSQL's meaning: integers do not wrap, casts go by PostgreSQL's text and rounding, a literal with a
+//! decimal point beside a numeric is a numeric.
+
+use std::sync::Arc;
+
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::logical_expr::expr::Cast;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan};
+use datafusion::optimizer::{Analyzer, AnalyzerRule};
+use datafusion::sql::sqlparser::ast::BinaryOperator;
+
+use crate::functions::{
+    integer_function, integer_negate, is_integer, is_postgres_cast, postgres_cast, scalar_function,
+};
+
+/// DataFusion's analysis of a plan, and ours behind it, when all types are known.
+pub(super) fn analyzer() -> Analyzer {
+    let mut rules = Analyzer::new().rules;
+    rules.push(Arc::new(PostgresMeaning));
+    Analyzer::with_rules(rules)
+}
+
+/// Replaces operators and casts.
+#[derive(Debug)]
+pub(super) struct PostgresMeaning;
+
+impl AnalyzerRule for PostgresMeaning {
+    fn name(&self) -> &str {
+        "postgres_meaning"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        Ok(plan.transform_up_with_subqueries(rewrite_node)?.data)
+    }
+}
+
+fn rewrite_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let mut schema = merge_schema(&plan.inputs());
+    if let LogicalPlan::TableScan(scan) = &plan {
+        schema.merge(&DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?);
+    }
+    let names = NamePreserver::new(&plan);
+    let rewritten = plan.map_expressions(|expr| {
+        let name = names.save(&expr);
+        let rewritten = expr.transform_up(|expr| Ok(rewrite_expression(expr, &schema)))?;
+        Ok(rewritten.update_data(|expr| name.restore(expr)))
+    })?;
+    rewritten.map_data(|plan| plan.recompute_schema())
+}
+
+fn rewrite_expression(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    match other_expression(&expr, schema) {
+        Some(other) => Transformed::yes(other),
+        None => Transformed::no(expr),
+    }
+}
+
+fn other_expression(expr: &Expr, schema: &DFSchema) -> Option<Expr> {
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            let function = integer_function(*op)?;
+            let (left_type, right_type) = (left.get_type(schema).ok()?, right.get_type(schema).ok()?);
+            let is_fit = left_type == right_type && is_integer(&left_type);
+            let function = is_fit.then(|| scalar_function(function)).flatten()?;
+            Some(function.call(vec![left.as_ref().clone(), right.as_ref().clone()]))
+        }
+        // The sign of a literal is part of it.
+        Expr::Negative(of) if !matches!(of.as_ref(), Expr::Literal(..)) => {
+            let function = is_integer(&of.get_type(schema).ok()?).then(|| scalar_function(integer_negate())).flatten()?;
+            Some(function.call(vec![of.as_ref().clone()]))
+        }
+        Expr::Cast(Cast { expr: of, field }) => {
+            let from = of.get_type(schema).ok()?;
+            let is_ours = is_postgres_cast(&from, field.data_type());
+            is_ours.then(|| postgres_cast(of.as_ref().clone(), field.data_type())).flatten()
+        }
+        _ => None,
+    }
+}
+
+/// `amount + 0.01` with a numeric amount: the literal is what it says.
+#[derive(Debug)]
+pub(super) struct DecimalLiterals;
+
+impl ExprPlanner for DecimalLiterals {
+    fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
+        use BinaryOperator as B;
+        let RawBinaryExpr { op, left, right } = expr;
+        let is_exact = matches!(
+            op,
+            B::Plus | B::Minus | B::Multiply | B::Modulo | B::Eq | B::NotEq | B::Lt | B::LtEq | B::Gt | B::GtEq
+        );
+        let is_decimal = |expr: &Expr| is_exact && expr.get_type(schema).is_ok_and(|of| of.is_decimal());
+        let (left, right) = match (as_decimal(&left), as_decimal(&right)) {
+            (Some(literal), _) if is_decimal(&right) => (literal, right),
+            (_, Some(literal)) if is_decimal(&left) => (left, literal),
+            _ => (left, right),
+        };
+        Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }))
+    }
+}
+
+/// A double's shortest text as a decimal. Literals whose digits a double does not keep are decimals already (`syntax`).
+fn as_decimal(expr: &Expr) -> Option<Expr> {
+    let Expr::Literal(ScalarValue::Float64(Some(value)), metadata) = expr else { return None };
+    let text = value.to_string();
+    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+    let digits = whole.trim_start_matches('-').trim_start_matches('0').len() + fraction.len();
+    let precision = u8::try_from(digits.max(1)).ok().filter(|precision| *precision <= 38)?;
+    let scale = i8::try_from(fraction.len()).ok()?;
+    let unscaled = mainstem_formats::parse_decimal(&text, i32::from(scale))?;
+    Some(Expr::Literal(ScalarValue::Decimal128(Some(unscaled), precision.max(scale.unsigned_abs()), scale), metadata.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::DataType;
+
+    use super::*;
+
+    #[test]
+    fn a_double_is_the_decimal_that_was_written() {
+        let decimal_of = |value: f64| match as_decimal(&Expr::Literal(ScalarValue::from(value), None)) {
+            Some(Expr::Literal(literal, _)) => Some(literal.data_type()),
+            _ => None,
+        };
+        for (value, precision, scale) in [(0.01, 2, 2), (-12.5, 3, 1), (1e15, 16, 0), (123_456.789, 9, 3)] {
+            assert_eq!(decimal_of(value), Some(DataType::Decimal128(precision, scale)), "{value}");
+        }
+        assert!(decimal_of(1e300).is_none());
+        assert!(decimal_of(f64::NAN).is_none());
+    }
+}
