@@ -151,6 +151,19 @@ impl Log {
         sequencer.stopped.is_some() || sequencer.backlog_bytes < self.shared.config.backlog_bytes_max / 2
     }
 
+    /// Whether the newest append that was refused for want of space ([`LogCounters::refused_for_space`]) would find it now.
+    /// Asks the disk.
+    pub fn has_space(&self) -> bool {
+        let Ok(available) = self.shared.storage.disk.available_bytes() else { return true };
+        self.shared.sequencer.lock().has_space(available)
+    }
+
+    /// The largest entry that is accepted, in bytes of batches: no batch can be larger.
+    #[must_use]
+    pub fn entry_bytes_max(&self) -> usize {
+        self.shared.config.entry_bytes_max
+    }
+
     /// The partition as it stands; `None` when it does not exist.
     pub fn partition(&self, partition: TopicPartition) -> Option<PartitionState> {
         let end_offset = self.shared.sequencer.lock().partitions.get(&partition)?.end_offset;
@@ -229,6 +242,12 @@ impl Log {
         }
     }
 
+    /// Where the partition stopped at damage, if it did: the first offset that cannot be read, and the place in the file.
+    pub fn damage(&self, partition: TopicPartition) -> Option<(i64, String)> {
+        let damage = self.shared.find(partition)?.damage()?;
+        Some((damage.offset, damage.place))
+    }
+
     /// About how many bytes the records in `from..until` take in the segments; 0 for an unknown partition. Cheap: asks the
     /// indexes.
     pub fn bytes_between(&self, partition: TopicPartition, from: i64, until: i64) -> u64 {
@@ -261,7 +280,12 @@ impl Log {
     /// Counters for `/metrics`.
     pub fn counters(&self) -> LogCounters {
         let damaged = self.shared.partitions.read().values().filter(|partition| partition.is_damaged()).count();
-        self.shared.counters.read(self.visible().0, damaged as u64)
+        let refused = self.shared.sequencer.lock().refused_for_space;
+        LogCounters {
+            damaged_partitions: damaged as u64,
+            refused_for_space: refused,
+            ..self.shared.counters.read(self.visible().0)
+        }
     }
 
     /// One group commit by hand; false when nothing was queued. Not to be mixed with [`Log::start`].

@@ -1,6 +1,7 @@
 //! Start and stop of a server: what is opened in which order, who listens, what ends it.
 
 mod definitions;
+mod space;
 mod startup;
 
 use std::fmt;
@@ -101,6 +102,7 @@ impl Server {
             tokio::spawn(kafka_listener::serve(kafka, broker.clone(), shutdown.clone())),
             tokio::spawn(pg_listener::serve(pg, shared, shutdown.clone())),
             tokio::spawn(http::serve(http, state, shutdown.clone())),
+            tokio::spawn(space::watch(log.clone(), config.data_dir.clone(), shutdown.clone())),
             tokio::spawn({
                 let (broker, shutdown) = (broker.clone(), shutdown.clone());
                 async move {
