@@ -18,6 +18,9 @@ use crate::{
     TopicPartition, Urgency,
 };
 
+/// With more segments than this to sync, a stop leaves the checkpoint to the next start.
+const STOP_SYNCS_MAX: usize = 256;
+
 /// A handle to the log; clones share it.
 ///
 /// The log works in one of two ways: [`Log::start`] spawns the threads that commit and take checkpoints, or the owner
@@ -319,15 +322,25 @@ impl Log {
         Some(stopped.reason.to_string())
     }
 
-    /// Accepts no more, finishes what is queued, and takes a last checkpoint, so that the next start has nothing to do.
+    /// Accepts no more, finishes what is queued, and takes a last checkpoint, so that the next start has nothing to do. Not
+    /// when thousands of segments would have to be synced for it: whoever stops the process does not wait that long. The
+    /// commit log holds everything, and the next start replays its tail, which the distance of checkpoints bounds.
     pub fn stop(&self) {
         self.shared.sequencer.lock().is_closing = true;
         self.shared.work.notify_all();
         self.shared.room.notify_all();
         // The committing thread does the same; whoever comes first takes the entries.
         while self.shared.commit_once() {}
-        // When it fails, the reason is logged and recovery does the work.
-        let _ = self.shared.checkpoint();
+        let dirty = self.shared.writer.lock().dirty.segments.len();
+        if dirty > STOP_SYNCS_MAX {
+            tracing::debug!(
+                segments = dirty,
+                "no checkpoint at the stop; the next start replays the commit log's tail"
+            );
+        } else {
+            // When it fails, the reason is logged and recovery does the work.
+            let _ = self.shared.checkpoint();
+        }
         self.shared.halt_quietly();
     }
 }
