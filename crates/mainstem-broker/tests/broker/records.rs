@@ -12,7 +12,7 @@ use mainstem_kafka_wire::produce::{ProducePartition, ProduceRequest, ProduceTopi
 use mainstem_log::{TopicId, TopicPartition};
 use mainstem_testkit::SimDisk;
 
-use crate::rig::{Rig, batch, batch_at, batch_of, fetch_of, one_partition, s, topic, values_of};
+use crate::rig::{LOG_ENTRY_BYTES_MAX, Rig, batch, batch_at, batch_of, fetch_of, one_partition, s, topic, values_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_acknowledged_is_there_after_a_power_loss() {
@@ -67,6 +67,19 @@ async fn acks_decide_who_hears_what() {
     assert_eq!(response.topics[0].partitions[0].error_code, 53);
     let last = rig.produce("t", 0, batch(&["y"])).await;
     assert_eq!(last.base_offset, 1, "acks=0 has written, the others have not");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_as_large_as_a_topic_may_allow_is_kept() {
+    let mut rig = Rig::with(BrokerConfig { message_bytes_max: LOG_ENTRY_BYTES_MAX, ..Default::default() });
+    rig.create("t", 1).await;
+    let mut value = "x".repeat(LOG_ENTRY_BYTES_MAX);
+    value.truncate(2 * LOG_ENTRY_BYTES_MAX - batch(&[&value]).len());
+    let largest = batch(&[&value]);
+    assert_eq!(largest.len(), LOG_ENTRY_BYTES_MAX);
+    assert_eq!(rig.produce("t", 0, largest).await.error_code, 0);
+    rig.crash();
+    assert!(rig.values("t", 0).await == [value], "it is there after a power loss");
 }
 
 #[tokio::test(flavor = "multi_thread")]
