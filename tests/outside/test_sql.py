@@ -13,7 +13,7 @@ from confluent_kafka import Producer
 
 from clients import BY_NAME, CODECS, JDBC
 from conftest import create_topic
-from server import until
+from server import BINARY, until
 
 
 def psql(server, *commands, status=0):
@@ -31,6 +31,21 @@ def psql(server, *commands, status=0):
 def connect(server, **settings):
     host, port = server.postgresql.split(":")
     return psycopg.connect(host=host, port=port, user="root", dbname="dev", **settings)
+
+
+def mainstem_sql(server, *arguments, stdin=""):
+    done = subprocess.run(
+        [str(BINARY), "sql", "--pg", server.postgresql, *arguments], input=stdin, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, f"mainstem sql ended with {done.returncode}: {done.stderr}"
+    return done.stdout
+
+
+def test_the_command_line_copies_rows_in_and_out(server):
+    script = "CREATE TABLE copied (id int PRIMARY KEY, name text);\nCOPY copied FROM STDIN;\n1\tone\n2\ttwo\n\\.\nSELECT count(*) FROM copied;\n"
+    assert "2\n(1 row)" in mainstem_sql(server, stdin=script)
+    assert mainstem_sql(server, "-c", "copy copied from stdin (format csv)", stdin='3,"three; 3"\n') == "OK, 1 row\n"
+    assert mainstem_sql(server, "-c", "COPY (SELECT * FROM copied ORDER BY id) TO STDOUT") == "1\tone\n2\ttwo\n3\tthree; 3\n"
 
 
 def until_others_see(session, query, rows):
