@@ -19,6 +19,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use startup::stop_signal;
+
 use crate::config::{Config, ServeOptions};
 use crate::{http, kafka_listener, pg_listener};
 

@@ -117,7 +117,7 @@ pub(super) fn shared(config: &Config, engine: &Engine, tables: Tables, catalogs:
 }
 
 /// Returns at SIGTERM or Ctrl-C.
-pub(super) async fn stop_signal() -> anyhow::Result<()> {
+pub(crate) async fn stop_signal() -> anyhow::Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         interrupt = tokio::signal::ctrl_c() => interrupt?,
