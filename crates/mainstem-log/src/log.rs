@@ -39,7 +39,7 @@ pub struct CommitThread {
 }
 
 impl Log {
-    /// Recovers what is on `disk` and opens it. When this returns, everything that was recovered is durable and visible.
+    /// Recovers what is on `disk` and opens it. The caller tells the operator of the damage in the report. When this returns, everything that was recovered is durable and visible.
     /// The caller keeps other processes out of the directory.
     pub fn open(
         disk: Arc<dyn Disk>,
@@ -47,9 +47,6 @@ impl Log {
         config: LogConfig,
     ) -> Result<(Log, RecoveryReport), OpenError> {
         let (shared, report) = recover(disk, clock, config)?;
-        for damage in &report.damage {
-            tracing::error!(file = %damage.file, position = damage.position, "damage: {}", damage.meaning);
-        }
         Ok((Log { shared: Arc::new(shared) }, report))
     }
 
@@ -240,8 +237,10 @@ impl Log {
     /// found while reading its headers.
     pub fn report_damage(&self, partition: TopicPartition, offset: i64, place: String) {
         if let Some(found) = self.shared.find(partition) {
-            tracing::error!(%partition, offset, %place, "damaged");
-            found.stop_at(DamagedAt { offset, place });
+            let damage = DamagedAt { offset, place };
+            if found.stop_at(damage.clone()) {
+                tracing::error!(%partition, offset, place = %damage.place, "damaged");
+            }
         }
     }
 
