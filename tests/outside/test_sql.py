@@ -82,13 +82,14 @@ def test_psql_d_lists_all_relations(relations):
     assert rows["psql_items"] == "table"
     assert rows["psql_totals"] == "materialized view"
     assert rows["psql_plain"] == "view"
-    assert "psql_source" in rows
+    assert rows["psql_source"] == "foreign table"
 
 
 @pytest.mark.client("psql")
 def test_psql_dt_lists_tables_only(relations):
     printed = psql(relations, r"\dt")
-    assert "psql_items" in printed and "psql_totals" not in printed and "psql_plain" not in printed
+    assert "psql_items" in printed
+    assert not [name for name in ("psql_totals", "psql_plain", "psql_source") if name in printed], printed
 
 
 @pytest.mark.client("psql")
@@ -119,6 +120,12 @@ def test_psql_d_name_describes_columns_and_key(relations):
 @pytest.mark.parametrize("name", ["psql_totals", "psql_plain", "psql_source"])
 def test_psql_d_name_describes_views_and_sources(relations, name):
     assert f'"public.{name}"' in psql(relations, rf"\d {name}")
+
+
+@pytest.mark.client("psql")
+def test_psql_d_name_describes_a_source_with_its_columns(relations):
+    printed = psql(relations, r"\d psql_source")
+    assert "Foreign table" in printed and "timestamp without time zone" in printed and "Server: mainstem" in printed, printed
 
 
 @pytest.mark.client("psql")
