@@ -195,6 +195,11 @@ pub(super) async fn read(
             Failure(StatusCode::NOT_FOUND, format!("topic {topic} has no partition {}", range.partition))
         }
         ReadError::OutOfRange { .. } => bad(error.to_string()),
+        ReadError::Damaged { offset, place, .. } => {
+            let partition = range.partition;
+            let why = format!("partition {partition} of topic {topic} is damaged at offset {offset}: {place}");
+            Failure(StatusCode::INTERNAL_SERVER_ERROR, why)
+        }
         _ => Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     })?;
     let max = range.max.unwrap_or(100).min(10_000);
