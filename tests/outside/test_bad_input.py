@@ -303,6 +303,8 @@ def test_a_full_disk_refuses_writers_serves_readers_and_ends_when_there_is_space
     kept, errors = [], []
     until(lambda: fill(server, dice, kept, errors), lambda: f"{len(kept)} records and no error", 60, every=0)
     assert all(error.code() in FULL for error in errors), errors
+    until(lambda: "the disk is full" in server.errors(), lambda: f"the log says nothing of a full disk: {server.errors()}", 10)
+    assert str(server.directory) in server.errors(), server.errors()
 
     # Readers go on, and so do the other doors.
     values, error = read(server, "topic")
@@ -315,6 +317,7 @@ def test_a_full_disk_refuses_writers_serves_readers_and_ends_when_there_is_space
     more = [b"after %d" % n for n in range(100)]
     until(lambda: not write(server, "topic", [b"again"], seconds=5, **TIMEOUT)[1], "a producer goes on when there is space", 60)
     assert write(server, "topic", more)[1] == []
+    until(lambda: "space again" in server.errors(), lambda: f"the log says nothing of its end: {server.errors()}", 10)
     before_kill, error = read(server, "topic")
     assert error is None and before_kill[: len(kept)] == kept and before_kill[-100:] == more
     server.kill()
@@ -517,8 +520,11 @@ def check_stopped(server, partition, first, path):
     kept, error = read(server, "topic", partition)
     assert error is not None, "a reader came to the end over the damage"
     assert kept == values_of(partition)[:first], f"{len(kept)} records before the damage at {first}"
-    acknowledged, errors = write(server, "topic", [b"refused"], partition, **{"message.timeout.ms": 2000})
-    assert not acknowledged and errors
+    # Told at once, and not tried again until the timeout.
+    acknowledged, errors = write(server, "topic", [b"refused"], partition, **{"message.timeout.ms": 60000})
+    assert not acknowledged and [error.code() for error in errors] == [KafkaError.UNKNOWN], errors
+    told = [line for line in server.errors().splitlines() if "topic=topic" in line and f"partition={partition}" in line]
+    assert told and all("mainstem scrub" in line for line in told), server.errors()
     place = str(path.relative_to(server.directory))
     assert place in server.errors() and "damaged" in server.errors(), server.errors()
     assert server.metric("mainstem_log_damaged_partitions") == 1
@@ -556,7 +562,7 @@ def test_a_damaged_commit_log_and_segment_stop_one_partition_and_no_other(server
         assert not write(server, "topic", [b"after"], partition)[1]
     kept, error = read(server, "topic", 1)
     assert error is not None and kept == values_of(1)[:first], f"{len(kept)} records, {error}, damage at {first}"
-    assert not write(server, "topic", [b"refused"], 1, **{"message.timeout.ms": 2000})[0]
+    assert not write(server, "topic", [b"refused"], 1)[0]
     check_serves(server)
 
 

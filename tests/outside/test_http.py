@@ -88,7 +88,8 @@ def test_records_written_as_json_are_read_by_http_and_by_kafka_clients(server):
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"records": []}', b'{"records": [{"value": 1, "unknown": 2}]}',
-                                  b'{"records": [{"value": 1, "partition": 77}]}', b"\xff\xfe"])
+                                  b'{"records": [{"value": 1, "partition": 77}]}', b"\xff\xfe",
+                                  b'{"records": [{"value": 1}, {}]}', b'{"records": [{"key": null, "value": null}]}'])
 def test_bad_json_is_refused_with_a_reason_and_nothing_is_written(shared_server, body):
     topic = "refused"
     if not any(t["topic"] == topic for t in json.loads(shared_server.get("topics"))):
@@ -97,6 +98,25 @@ def test_bad_json_is_refused_with_a_reason_and_nothing_is_written(shared_server,
     assert 400 <= status < 500 and answer["error"], answer
     [found] = [t for t in json.loads(shared_server.get("topics")) if t["topic"] == topic]
     assert found["partitions"] == [{"partition": 0, "start": 0, "end": 0}]
+
+
+def test_a_null_value_with_a_key_is_a_tombstone(shared_server):
+    create_topic(shared_server, "tombstones", 1)
+    body = b'{"records": [{"key": "a", "value": null}, {"key": "b"}]}'
+    assert post(shared_server, "topics/tombstones/records", body)[0] == 200
+    answer = json.loads(shared_server.get("topics/tombstones/records"))
+    assert [(record["key"], record["value"]) for record in answer["records"]] == [("a", None), ("b", None)]
+
+
+def test_a_body_as_large_as_a_topic_takes_is_written_and_a_larger_one_is_413_with_the_limit(shared_server):
+    create_topic(shared_server, "sized", 1, max_message_bytes=5_000_000)
+    limit = 2 * 5_000_000 + 64 * 1024
+    body = json.dumps({"records": [{"value": "x" * 4_900_000}]}).encode()
+    assert post(shared_server, "topics/sized/records", body)[0] == 200
+    # A batch that is too large, and a body that is.
+    for size, said in ((5_100_000, "5000000"), (limit + 1, str(limit))):
+        status, answer = post(shared_server, "topics/sized/records", json.dumps({"records": [{"value": "x" * size}]}).encode())
+        assert status == 413 and said in answer["error"], (status, answer)
 
 
 def test_what_is_not_there_is_404(shared_server):

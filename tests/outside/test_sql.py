@@ -13,7 +13,7 @@ from confluent_kafka import Producer
 
 from clients import BY_NAME, CODECS, JDBC
 from conftest import create_topic
-from server import until
+from server import BINARY, until
 
 
 def psql(server, *commands, status=0):
@@ -31,6 +31,21 @@ def psql(server, *commands, status=0):
 def connect(server, **settings):
     host, port = server.postgresql.split(":")
     return psycopg.connect(host=host, port=port, user="root", dbname="dev", **settings)
+
+
+def mainstem_sql(server, *arguments, stdin=""):
+    done = subprocess.run(
+        [str(BINARY), "sql", "--pg", server.postgresql, *arguments], input=stdin, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, f"mainstem sql ended with {done.returncode}: {done.stderr}"
+    return done.stdout
+
+
+def test_the_command_line_copies_rows_in_and_out(server):
+    script = "CREATE TABLE copied (id int PRIMARY KEY, name text);\nCOPY copied FROM STDIN;\n1\tone\n2\ttwo\n\\.\nSELECT count(*) FROM copied;\n"
+    assert "2\n(1 row)" in mainstem_sql(server, stdin=script)
+    assert mainstem_sql(server, "-c", "copy copied from stdin (format csv)", stdin='3,"three; 3"\n') == "OK, 1 row\n"
+    assert mainstem_sql(server, "-c", "COPY (SELECT * FROM copied ORDER BY id) TO STDOUT") == "1\tone\n2\ttwo\n3\tthree; 3\n"
 
 
 def until_others_see(session, query, rows):
@@ -67,13 +82,14 @@ def test_psql_d_lists_all_relations(relations):
     assert rows["psql_items"] == "table"
     assert rows["psql_totals"] == "materialized view"
     assert rows["psql_plain"] == "view"
-    assert "psql_source" in rows
+    assert rows["psql_source"] == "foreign table"
 
 
 @pytest.mark.client("psql")
 def test_psql_dt_lists_tables_only(relations):
     printed = psql(relations, r"\dt")
-    assert "psql_items" in printed and "psql_totals" not in printed and "psql_plain" not in printed
+    assert "psql_items" in printed
+    assert not [name for name in ("psql_totals", "psql_plain", "psql_source") if name in printed], printed
 
 
 @pytest.mark.client("psql")
@@ -104,6 +120,12 @@ def test_psql_d_name_describes_columns_and_key(relations):
 @pytest.mark.parametrize("name", ["psql_totals", "psql_plain", "psql_source"])
 def test_psql_d_name_describes_views_and_sources(relations, name):
     assert f'"public.{name}"' in psql(relations, rf"\d {name}")
+
+
+@pytest.mark.client("psql")
+def test_psql_d_name_describes_a_source_with_its_columns(relations):
+    printed = psql(relations, r"\d psql_source")
+    assert "Foreign table" in printed and "timestamp without time zone" in printed and "Server: mainstem" in printed, printed
 
 
 @pytest.mark.client("psql")

@@ -1,5 +1,6 @@
 //! The broker itself: opening it, and the way of a request to the module that answers it.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use mainstem_kafka_wire::messages::api_versions_response::ApiVersion;
 use mainstem_kafka_wire::messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse, ResponseError, encode_response};
 use mainstem_kafka_wire::{WireError, batch, records};
 use mainstem_log::{Log, TopicId, TopicPartition};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{OnceCell, watch};
 use uuid::Uuid;
 
@@ -52,6 +53,8 @@ pub(crate) struct Inner {
     pub(crate) advertised: RwLock<(String, u16)>,
     /// Which partition of a Fetch is read first, so that none starves.
     pub(crate) rotation: AtomicUsize,
+    /// Damaged partitions that the operator has been told of.
+    pub(crate) told_damaged: Mutex<HashSet<TopicPartition>>,
 }
 
 /// Who asks.
@@ -163,6 +166,7 @@ impl Broker {
             counters: Counters::default(),
             advertised,
             rotation: AtomicUsize::new(0),
+            told_damaged: Mutex::default(),
         };
         Ok(Broker { inner: Arc::new(inner) })
     }
@@ -301,6 +305,32 @@ impl Broker {
     /// The order in which a request's partitions are read begins elsewhere each time.
     pub(crate) fn rotate(&self, among: usize) -> usize {
         self.inner.rotation.fetch_add(1, Ordering::Relaxed) % among.max(1)
+    }
+
+    /// The name of a partition's topic; its id when it has none, as after a deletion.
+    pub(crate) fn topic_name(&self, partition: TopicPartition) -> String {
+        let catalog = self.catalog();
+        catalog.topic(partition.topic.0).map_or_else(|| partition.topic.to_string(), |topic| topic.name.clone())
+    }
+
+    /// What a client is told that meets damage. The operator is told too, once per partition: clients come again and again.
+    pub(crate) fn tell_damage(&self, partition: TopicPartition) -> String {
+        let (topic, number) = (self.topic_name(partition), partition.partition);
+        let (offset, place) = self.log().damage(partition).unwrap_or_else(|| (-1, "a place unknown".to_owned()));
+        if self.inner.told_damaged.lock().insert(partition) {
+            tracing::error!(
+                %topic,
+                partition = number,
+                offset,
+                %place,
+                "the partition is damaged: it accepts no records, and consumers get an error at this offset; stop the server \
+                 and run `mainstem scrub`, which says what is lost"
+            );
+        }
+        format!(
+            "partition {number} of topic {topic} is damaged at offset {offset} and accepts no records; `mainstem scrub` says \
+             what is lost"
+        )
     }
 
     /// A random id.

@@ -141,12 +141,20 @@ impl Broker {
             Err(error) => {
                 round.has_error = true;
                 answer.error_code = code_of_read(&error).code();
-                if let ReadError::OutOfRange { start, end, .. } = error {
-                    answer.high_watermark = end;
-                    answer.last_stable_offset = end;
-                    answer.log_start_offset = start;
-                } else {
-                    tracing::warn!(%error, "a fetch failed");
+                match error {
+                    ReadError::OutOfRange { start, end, .. } => {
+                        answer.high_watermark = end;
+                        answer.last_stable_offset = end;
+                        answer.log_start_offset = start;
+                    }
+                    ReadError::Damaged { partition, .. } => drop(self.tell_damage(partition)),
+                    // Deleted meanwhile.
+                    ReadError::UnknownPartition(_) => {}
+                    ReadError::Io { .. } => {
+                        let topic = wanted.at.map(|at| self.topic_name(at)).unwrap_or_default();
+                        let partition = wanted.partition.partition;
+                        tracing::warn!(%topic, partition, offset, %error, "a fetch failed");
+                    }
                 }
             }
         }
@@ -158,7 +166,8 @@ fn code_of_read(error: &ReadError) -> ResponseError {
     match error {
         ReadError::UnknownPartition(_) => ResponseError::UnknownTopicOrPartition,
         ReadError::OutOfRange { .. } => ResponseError::OffsetOutOfRange,
-        // Not retriable in clients: a reader that stands before damage has to hear of it.
+        // Consumers give this one to the application (Java as an exception, librdkafka as an error of the partition);
+        // KAFKA_STORAGE_ERROR they would try again in silence.
         ReadError::Damaged { .. } => ResponseError::CorruptMessage,
         ReadError::Io { .. } => ResponseError::KafkaStorageError,
     }

@@ -77,7 +77,8 @@ impl Broker {
             Ok(Ok(found)) => Ok(found.unwrap_or(NONE)),
             Ok(Err(ReadError::UnknownPartition(_))) => Err(ResponseError::UnknownTopicOrPartition),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "looking up a timestamp failed");
+                let (topic, partition) = (self.topic_name(at), at.partition);
+                tracing::warn!(%topic, partition, timestamp, %error, "looking up a timestamp failed");
                 Err(ResponseError::KafkaStorageError)
             }
             Err(_) => Err(ResponseError::UnknownServerError),

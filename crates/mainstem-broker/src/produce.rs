@@ -189,7 +189,11 @@ impl Broker {
                     placed.push((batch.place, at, batch.log_append_time_ms));
                 }
                 Err(error) => {
-                    let refusal = Refusal::new(code_of_part(error), error.to_string());
+                    let message = match error {
+                        PartError::Damaged => self.tell_damage(batch.part.to),
+                        other => other.to_string(),
+                    };
+                    let refusal = Refusal::new(code_of_part(error), message);
                     self.refuse(answer_at(response, batch.place), &refusal);
                 }
             }
@@ -314,7 +318,8 @@ fn refusal_of_entry(error: &AppendError) -> Refusal {
 fn code_of_part(error: PartError) -> ResponseError {
     match error {
         PartError::UnknownPartition => ResponseError::UnknownTopicOrPartition,
-        PartError::Damaged => ResponseError::KafkaStorageError,
+        // KAFKA_STORAGE_ERROR and CORRUPT_MESSAGE would be sent again until the producer's timeout; this one is told at once.
+        PartError::Damaged => ResponseError::UnknownServerError,
         PartError::CorruptBatch => ResponseError::CorruptMessage,
         PartError::OutOfOrderSequence { .. } => ResponseError::OutOfOrderSequenceNumber,
         PartError::InvalidProducerEpoch { .. } => ResponseError::InvalidProducerEpoch,

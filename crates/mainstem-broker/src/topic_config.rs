@@ -92,9 +92,17 @@ pub(crate) struct Described {
     pub(crate) what: &'static str,
 }
 
-/// Checks names and values as CreateTopics and IncrementalAlterConfigs take them. The error is for people.
-pub fn check_topic_configs(configs: &BTreeMap<String, String>) -> Result<(), String> {
-    configs.iter().try_for_each(|(name, value)| check_config(name, value))
+/// Checks names and values as CreateTopics and IncrementalAlterConfigs take them; `entry_bytes_max` is the log's limit. The
+/// error is for people.
+pub fn check_topic_configs(configs: &BTreeMap<String, String>, entry_bytes_max: usize) -> Result<(), String> {
+    configs.iter().try_for_each(|(name, value)| check_config(name, value))?;
+    match configs.get("max.message.bytes").and_then(|value| value.parse::<usize>().ok()) {
+        Some(bytes) if bytes > entry_bytes_max => Err(format!(
+            "Invalid value {bytes} for configuration max.message.bytes: it must be at most {entry_bytes_max}, the size of \
+             the largest entry of the log"
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn check_config(name: &str, value: &str) -> Result<(), String> {
@@ -219,6 +227,17 @@ mod tests {
         assert!(KNOWN.is_sorted_by_key(|known| known.name));
         for known in KNOWN {
             check_config(known.name, known.default).expect(known.name);
+        }
+    }
+
+    #[test]
+    fn a_batch_that_the_log_cannot_take_is_not_promised() {
+        let check =
+            |value: &str| check_topic_configs(&BTreeMap::from([("max.message.bytes".into(), value.into())]), 1000);
+        check("1000").expect("the limit itself");
+        for value in ["1001", "9223372036854775807"] {
+            let error = check(value).expect_err(value);
+            assert!(error.contains("at most 1000"), "{error}");
         }
     }
 

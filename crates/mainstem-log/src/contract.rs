@@ -392,6 +392,8 @@ pub struct LogCounters {
     pub sync_us: u64,
     /// Partitions that stopped at damage.
     pub damaged_partitions: u64,
+    /// Appends refused with [`AppendError::DiskFull`].
+    pub refused_for_space: u64,
 }
 
 /// Why the log could not be opened.

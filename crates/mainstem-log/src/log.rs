@@ -18,6 +18,9 @@ use crate::{
     TopicPartition, Urgency,
 };
 
+/// With more segments than this to sync, a stop leaves the checkpoint to the next start.
+const STOP_SYNCS_MAX: usize = 256;
+
 /// A handle to the log; clones share it.
 ///
 /// The log works in one of two ways: [`Log::start`] spawns the threads that commit and take checkpoints, or the owner
@@ -36,7 +39,7 @@ pub struct CommitThread {
 }
 
 impl Log {
-    /// Recovers what is on `disk` and opens it. When this returns, everything that was recovered is durable and visible.
+    /// Recovers what is on `disk` and opens it. The caller tells the operator of the damage in the report. When this returns, everything that was recovered is durable and visible.
     /// The caller keeps other processes out of the directory.
     pub fn open(
         disk: Arc<dyn Disk>,
@@ -44,9 +47,6 @@ impl Log {
         config: LogConfig,
     ) -> Result<(Log, RecoveryReport), OpenError> {
         let (shared, report) = recover(disk, clock, config)?;
-        for damage in &report.damage {
-            tracing::error!(file = %damage.file, position = damage.position, "damage: {}", damage.meaning);
-        }
         Ok((Log { shared: Arc::new(shared) }, report))
     }
 
@@ -151,6 +151,19 @@ impl Log {
         sequencer.stopped.is_some() || sequencer.backlog_bytes < self.shared.config.backlog_bytes_max / 2
     }
 
+    /// Whether the newest append that was refused for want of space ([`LogCounters::refused_for_space`]) would find it now.
+    /// Asks the disk.
+    pub fn has_space(&self) -> bool {
+        let Ok(available) = self.shared.storage.disk.available_bytes() else { return true };
+        self.shared.sequencer.lock().has_space(available)
+    }
+
+    /// The largest entry that is accepted, in bytes of batches: no batch can be larger.
+    #[must_use]
+    pub fn entry_bytes_max(&self) -> usize {
+        self.shared.config.entry_bytes_max
+    }
+
     /// The partition as it stands; `None` when it does not exist.
     pub fn partition(&self, partition: TopicPartition) -> Option<PartitionState> {
         let end_offset = self.shared.sequencer.lock().partitions.get(&partition)?.end_offset;
@@ -224,9 +237,17 @@ impl Log {
     /// found while reading its headers.
     pub fn report_damage(&self, partition: TopicPartition, offset: i64, place: String) {
         if let Some(found) = self.shared.find(partition) {
-            tracing::error!(%partition, offset, %place, "damaged");
-            found.stop_at(DamagedAt { offset, place });
+            let damage = DamagedAt { offset, place };
+            if found.stop_at(damage.clone()) {
+                tracing::error!(%partition, offset, place = %damage.place, "damaged");
+            }
         }
+    }
+
+    /// Where the partition stopped at damage, if it did: the first offset that cannot be read, and the place in the file.
+    pub fn damage(&self, partition: TopicPartition) -> Option<(i64, String)> {
+        let damage = self.shared.find(partition)?.damage()?;
+        Some((damage.offset, damage.place))
     }
 
     /// About how many bytes the records in `from..until` take in the segments; 0 for an unknown partition. Cheap: asks the
@@ -261,7 +282,12 @@ impl Log {
     /// Counters for `/metrics`.
     pub fn counters(&self) -> LogCounters {
         let damaged = self.shared.partitions.read().values().filter(|partition| partition.is_damaged()).count();
-        self.shared.counters.read(self.visible().0, damaged as u64)
+        let refused = self.shared.sequencer.lock().refused_for_space;
+        LogCounters {
+            damaged_partitions: damaged as u64,
+            refused_for_space: refused,
+            ..self.shared.counters.read(self.visible().0)
+        }
     }
 
     /// One group commit by hand; false when nothing was queued. Not to be mixed with [`Log::start`].
@@ -295,15 +321,25 @@ impl Log {
         Some(stopped.reason.to_string())
     }
 
-    /// Accepts no more, finishes what is queued, and takes a last checkpoint, so that the next start has nothing to do.
+    /// Accepts no more, finishes what is queued, and takes a last checkpoint, so that the next start has nothing to do. Not
+    /// when thousands of segments would have to be synced for it: whoever stops the process does not wait that long. The
+    /// commit log holds everything, and the next start replays its tail, which the distance of checkpoints bounds.
     pub fn stop(&self) {
         self.shared.sequencer.lock().is_closing = true;
         self.shared.work.notify_all();
         self.shared.room.notify_all();
         // The committing thread does the same; whoever comes first takes the entries.
         while self.shared.commit_once() {}
-        // When it fails, the reason is logged and recovery does the work.
-        let _ = self.shared.checkpoint();
+        let dirty = self.shared.writer.lock().dirty.segments.len();
+        if dirty > STOP_SYNCS_MAX {
+            tracing::debug!(
+                segments = dirty,
+                "no checkpoint at the stop; the next start replays the commit log's tail"
+            );
+        } else {
+            // When it fails, the reason is logged and recovery does the work.
+            let _ = self.shared.checkpoint();
+        }
         self.shared.halt_quietly();
     }
 }

@@ -74,6 +74,10 @@ pub(crate) struct Sequencer {
     pub(crate) stopped: Option<Stopped>,
     /// Set by an orderly stop: nothing more is accepted, the queue is finished.
     pub(crate) is_closing: bool,
+    /// Appends refused for want of space.
+    pub(crate) refused_for_space: u64,
+    /// What the newest of them needed, with its reserve.
+    refused_bytes: u64,
     space: Space,
 }
 
@@ -274,11 +278,18 @@ impl Sequencer {
             self.space.until_refresh = SPACE_REFRESH_BYTES.max(bytes);
         }
         if !fits(&self.space) {
+            self.refused_for_space += 1;
+            self.refused_bytes = reserve.saturating_add(bytes);
             return Err(AppendError::DiskFull);
         }
         self.space.left -= bytes;
         self.space.until_refresh = self.space.until_refresh.saturating_sub(bytes);
         Ok(())
+    }
+
+    /// Whether `available` bytes are enough for the newest append that was refused for want of space.
+    pub(crate) fn has_space(&self, available: u64) -> bool {
+        available.saturating_sub(self.backlog_bytes as u64) >= self.refused_bytes
     }
 
     /// Something else took space: the next append asks the disk again.

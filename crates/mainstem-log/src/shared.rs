@@ -96,7 +96,7 @@ impl Counters {
         self.sync_us.fetch_add(u64::try_from(sync.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    pub(crate) fn read(&self, visible: u64, damaged_partitions: u64) -> LogCounters {
+    pub(crate) fn read(&self, visible: u64) -> LogCounters {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         LogCounters {
             entries: load(&self.entries),
@@ -106,7 +106,7 @@ impl Counters {
             checkpoints: load(&self.checkpoints),
             visible_csn: visible,
             sync_us: load(&self.sync_us),
-            damaged_partitions,
+            ..LogCounters::default()
         }
     }
 }

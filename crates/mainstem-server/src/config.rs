@@ -3,10 +3,14 @@
 //! A flag wins over a variable, a variable over the file, the file over the default. Nothing has to be set.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
+
+/// What `message-max-bytes` may be: room for a small batch, and no more than the log can take.
+const MESSAGE_MAX_BYTES: RangeInclusive<usize> = 1024..=16 << 20;
 
 /// What can be set, each as flag, variable and TOML key of the same name. `None` is the default.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
@@ -41,7 +45,7 @@ pub(crate) struct ServeOptions {
     /// Take a replication factor above 1 for 1 instead of refusing it [default: true]
     #[arg(long, env = "MAINSTEM_CLAMP_REPLICATION_FACTOR", value_name = "BOOL")]
     pub(crate) clamp_replication_factor: Option<bool>,
-    /// Largest record batch that is accepted, in bytes [default: 1048588]
+    /// Largest record batch that is accepted, in bytes, from 1024 to 16777216 [default: 1048588]
     #[arg(long, env = "MAINSTEM_MESSAGE_MAX_BYTES", value_name = "BYTES")]
     pub(crate) message_max_bytes: Option<usize>,
     /// Seconds between two checkpoints of the views [default: 10]
@@ -110,6 +114,14 @@ impl ServeOptions {
             checkpoint_interval_seconds: self.checkpoint_interval_seconds.unwrap_or(10),
             query_memory_bytes: self.query_memory_bytes.unwrap_or(1 << 30),
         };
+        if !MESSAGE_MAX_BYTES.contains(&config.message_max_bytes) {
+            bail!(
+                "message-max-bytes is {}; it has to be from {} to {}, the size of the largest entry of the log",
+                config.message_max_bytes,
+                MESSAGE_MAX_BYTES.start(),
+                MESSAGE_MAX_BYTES.end()
+            );
+        }
         if config.default_partitions < 1 {
             bail!("default-partitions is {}; it has to be at least 1", config.default_partitions);
         }
@@ -163,6 +175,18 @@ mod tests {
         std::fs::write(&file, "data_dir = \"x\"\n").expect("write");
         let error = ServeOptions::default().with_file(Some(&file)).expect_err("misspelt");
         assert!(format!("{error:#}").contains("unknown field `data_dir`"), "{error:#}");
+    }
+
+    #[test]
+    fn a_message_limit_that_cannot_be_is_refused_with_what_can_be() {
+        assert_eq!(*MESSAGE_MAX_BYTES.end(), mainstem_log::LogConfig::default().entry_bytes_max);
+        for (bytes, is_good) in [(0, false), (1023, false), (1024, true), (16 << 20, true), ((16 << 20) + 1, false)] {
+            let options = ServeOptions { message_max_bytes: Some(bytes), ..ServeOptions::default() };
+            match options.resolve() {
+                Ok(_) => assert!(is_good, "{bytes}"),
+                Err(error) => assert!(!is_good && error.to_string().contains("from 1024 to 16777216"), "{error}"),
+            }
+        }
     }
 
     #[test]

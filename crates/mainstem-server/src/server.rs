@@ -1,6 +1,7 @@
 //! Start and stop of a server: what is opened in which order, who listens, what ends it.
 
 mod definitions;
+mod space;
 mod startup;
 
 use std::fmt;
@@ -17,6 +18,8 @@ use mainstem_log::{CommitThread, Log};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use startup::stop_signal;
 
 use crate::config::{Config, ServeOptions};
 use crate::{http, kafka_listener, pg_listener};
@@ -65,7 +68,7 @@ pub(crate) fn run(options: ServeOptions) -> anyhow::Result<ExitCode> {
         let server = Server::start(config).await?;
         println!("mainstem {} is {}", env!("CARGO_PKG_VERSION"), server.addresses);
         let stopped = tokio::select! {
-            signal = startup::stop_signal() => { signal?; None }
+            signal = stop_signal() => { signal?; None }
             reason = server.failed() => Some(reason),
         };
         match stopped {
@@ -101,6 +104,7 @@ impl Server {
             tokio::spawn(kafka_listener::serve(kafka, broker.clone(), shutdown.clone())),
             tokio::spawn(pg_listener::serve(pg, shared, shutdown.clone())),
             tokio::spawn(http::serve(http, state, shutdown.clone())),
+            tokio::spawn(space::watch(log.clone(), config.data_dir.clone(), shutdown.clone())),
             tokio::spawn({
                 let (broker, shutdown) = (broker.clone(), shutdown.clone());
                 async move {

@@ -123,12 +123,14 @@ impl Broker {
     ) -> IncrementalAlterConfigsResponse {
         let asked: Vec<_> = request.resources.iter().map(|r| (r.resource_type, r.resource_name.clone())).collect();
         let (tell, told) = tokio::sync::oneshot::channel();
+        let entry_bytes_max = self.log().entry_bytes_max();
         let changed = self.change_catalog(move |catalog| {
             let mut events = Vec::new();
             let mut outcomes = Vec::new();
             let mut after = catalog.clone();
             for resource in &request.resources {
-                let planned = plan_alter(resource, |name| after.topic_named(name).map(|topic| Topic::clone(topic)));
+                let topic = |name: &str| after.topic_named(name).map(|topic| Topic::clone(topic));
+                let planned = plan_alter(resource, topic, entry_bytes_max);
                 outcomes.push(planned.map(|event| {
                     after.apply(&event).expect("the topic is there");
                     events.push(event);
@@ -178,7 +180,11 @@ fn described(config: Described, is_broker: bool, synonyms: bool, documentation: 
         .with_documentation(documentation.then(|| text(config.what)))
 }
 
-fn plan_alter(resource: &AlterConfigsResource, topic: impl Fn(&str) -> Option<Topic>) -> Result<Event, Refusal> {
+fn plan_alter(
+    resource: &AlterConfigsResource,
+    topic: impl Fn(&str) -> Option<Topic>,
+    entry_bytes_max: usize,
+) -> Result<Event, Refusal> {
     if resource.resource_type != TOPIC {
         let message = "only settings of topics can be changed here; the broker's are set when it starts";
         return Err(Refusal::new(ResponseError::InvalidRequest, message));
@@ -202,7 +208,8 @@ fn plan_alter(resource: &AlterConfigsResource, topic: impl Fn(&str) -> Option<To
         let message = format!("topic {name} holds the rows of a table: {setting} would remove rows");
         return Err(Refusal::new(ResponseError::PolicyViolation, message));
     }
-    check_topic_configs(&configs).map_err(|message| Refusal::new(ResponseError::InvalidConfig, message))?;
+    check_topic_configs(&configs, entry_bytes_max)
+        .map_err(|message| Refusal::new(ResponseError::InvalidConfig, message))?;
     Ok(Event::TopicConfigured { topic: topic.id, configs })
 }
 

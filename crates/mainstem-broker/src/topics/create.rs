@@ -68,12 +68,39 @@ impl Broker {
                 return Err(Refusal::new(ResponseError::InvalidRequest, "the topic is named twice in one request"));
             }
             let id = new_uuid(&*self.inner.random);
-            let topic = plan_topic(catalog, &topic, id, &self.inner.config)?;
+            let topic = self.plan_topic(catalog, &topic, id)?;
             events.push(Event::TopicCreated { topic: topic.clone() });
             Ok(topic)
         });
         let outcomes = outcomes.collect();
         (events, outcomes)
+    }
+
+    fn plan_topic(&self, catalog: &Catalog, asked: &CreatableTopic, id: Uuid) -> Result<Topic, Refusal> {
+        let name = asked.name.as_str();
+        let invalid_name = |message: String| Refusal::new(ResponseError::InvalidTopicException, message);
+        check_topic_name(name).map_err(|error| invalid_name(error.to_string()))?;
+        if name.starts_with(RESERVED_PREFIX) {
+            return Err(invalid_name(format!("names that begin with {RESERVED_PREFIX} belong to Mainstem")));
+        }
+        if name == OFFSETS_TOPIC {
+            return Err(invalid_name(format!("{OFFSETS_TOPIC} is made by the broker when the first group needs it")));
+        }
+        if catalog.topic_named(name).is_some() {
+            let message = format!("Topic '{name}' already exists.");
+            return Err(Refusal::new(ResponseError::TopicAlreadyExists, message));
+        }
+        let partitions = partitions_of(asked, &self.inner.config)?;
+        let mut configs = BTreeMap::new();
+        for setting in &asked.configs {
+            // A null value is the default.
+            if let Some(value) = &setting.value {
+                configs.insert(setting.name.to_string(), value.to_string());
+            }
+        }
+        check_topic_configs(&configs, self.log().entry_bytes_max())
+            .map_err(|message| Refusal::new(ResponseError::InvalidConfig, message))?;
+        Ok(Topic { id, name: name.to_owned(), partitions, owner: TopicOwner::Anyone, configs })
     }
 
     fn created(&self, result: CreatableTopicResult, topic: &Topic, validate_only: bool) -> CreatableTopicResult {
@@ -136,32 +163,6 @@ fn refused(result: CreatableTopicResult, refusal: &Refusal) -> CreatableTopicRes
         .with_error_message(Some(text(refusal.message.clone())))
         .with_num_partitions(-1)
         .with_replication_factor(-1)
-}
-
-fn plan_topic(catalog: &Catalog, asked: &CreatableTopic, id: Uuid, config: &BrokerConfig) -> Result<Topic, Refusal> {
-    let name = asked.name.as_str();
-    let invalid_name = |message: String| Refusal::new(ResponseError::InvalidTopicException, message);
-    check_topic_name(name).map_err(|error| invalid_name(error.to_string()))?;
-    if name.starts_with(RESERVED_PREFIX) {
-        return Err(invalid_name(format!("names that begin with {RESERVED_PREFIX} belong to Mainstem")));
-    }
-    if name == OFFSETS_TOPIC {
-        return Err(invalid_name(format!("{OFFSETS_TOPIC} is made by the broker when the first group needs it")));
-    }
-    if catalog.topic_named(name).is_some() {
-        let message = format!("Topic '{name}' already exists.");
-        return Err(Refusal::new(ResponseError::TopicAlreadyExists, message));
-    }
-    let partitions = partitions_of(asked, config)?;
-    let mut configs = BTreeMap::new();
-    for setting in &asked.configs {
-        // A null value is the default.
-        if let Some(value) = &setting.value {
-            configs.insert(setting.name.to_string(), value.to_string());
-        }
-    }
-    check_topic_configs(&configs).map_err(|message| Refusal::new(ResponseError::InvalidConfig, message))?;
-    Ok(Topic { id, name: name.to_owned(), partitions, owner: TopicOwner::Anyone, configs })
 }
 
 fn partitions_of(asked: &CreatableTopic, config: &BrokerConfig) -> Result<i32, Refusal> {

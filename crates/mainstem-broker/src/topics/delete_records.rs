@@ -53,7 +53,9 @@ impl Broker {
                 DeleteRecordsError::UnknownPartition(_) => ResponseError::UnknownTopicOrPartition,
                 DeleteRecordsError::OutOfRange { .. } => ResponseError::OffsetOutOfRange,
                 DeleteRecordsError::Held { .. } => ResponseError::PolicyViolation,
-                DeleteRecordsError::Damaged(_) | DeleteRecordsError::Stopped(_) => ResponseError::KafkaStorageError,
+                // Not retriable, unlike KAFKA_STORAGE_ERROR: trying again does not help.
+                DeleteRecordsError::Damaged(_) => ResponseError::UnknownServerError,
+                DeleteRecordsError::Stopped(_) => ResponseError::KafkaStorageError,
             }
         })
     }

@@ -9,9 +9,10 @@ use mainstem_kafka_wire::fetch::FetchRequest;
 use mainstem_kafka_wire::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use mainstem_kafka_wire::messages::{InitProducerIdRequest, ListOffsetsRequest, ProducerId, TransactionalId};
 use mainstem_kafka_wire::produce::{ProducePartition, ProduceRequest, ProduceTopic};
+use mainstem_log::{TopicId, TopicPartition};
 use mainstem_testkit::SimDisk;
 
-use crate::rig::{Rig, batch, batch_at, batch_of, fetch_of, one_partition, s, topic, values_of};
+use crate::rig::{LOG_ENTRY_BYTES_MAX, Rig, batch, batch_at, batch_of, fetch_of, one_partition, s, topic, values_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_acknowledged_is_there_after_a_power_loss() {
@@ -66,6 +67,41 @@ async fn acks_decide_who_hears_what() {
     assert_eq!(response.topics[0].partitions[0].error_code, 53);
     let last = rig.produce("t", 0, batch(&["y"])).await;
     assert_eq!(last.base_offset, 1, "acks=0 has written, the others have not");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_as_large_as_a_topic_may_allow_is_kept() {
+    let mut rig = Rig::with(BrokerConfig { message_bytes_max: LOG_ENTRY_BYTES_MAX, ..Default::default() });
+    rig.create("t", 1).await;
+    let mut value = "x".repeat(LOG_ENTRY_BYTES_MAX);
+    value.truncate(2 * LOG_ENTRY_BYTES_MAX - batch(&[&value]).len());
+    let largest = batch(&[&value]);
+    assert_eq!(largest.len(), LOG_ENTRY_BYTES_MAX);
+    assert_eq!(rig.produce("t", 0, largest).await.error_code, 0);
+    rig.crash();
+    assert!(rig.values("t", 0).await == [value], "it is there after a power loss");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_partition_is_told_to_those_who_write_and_read_and_is_not_tried_again() {
+    let rig = Rig::new();
+    rig.create("t", 2).await;
+    for text in ["a", "b"] {
+        assert_eq!(rig.produce("t", 1, batch(&[text])).await.error_code, 0);
+    }
+    let id = rig.broker().catalog().topic_named("t").expect("it is there").id;
+    let at = TopicPartition::new(TopicId(id), 1);
+    rig.broker().log().report_damage(at, 1, "a file at byte 7".to_owned());
+    let answer = rig.produce("t", 1, batch(&["c"])).await;
+    assert_eq!(answer.error_code, -1, "not an error that clients try again");
+    let message = answer.error_message.expect("words");
+    for part in ["partition 1 of topic t", "offset 1", "mainstem scrub"] {
+        assert!(message.contains(part), "{message}");
+    }
+    // CORRUPT_MESSAGE: consumers give it to the application.
+    assert_eq!(rig.fetch_one("t", 1, 1).await.error_code, 2);
+    assert_eq!(rig.values("t", 1).await, ["a"]);
+    assert_eq!(rig.produce("t", 0, batch(&["c"])).await.error_code, 0, "the other partition goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]

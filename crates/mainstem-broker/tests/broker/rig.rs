@@ -19,6 +19,9 @@ use mainstem_kafka_wire::records::RecordBatchBuilder;
 use mainstem_log::{CommitThread, Log, LogConfig};
 use mainstem_testkit::{SimClock, SimDisk, SimRandom};
 
+/// The log's limit here.
+pub(crate) const LOG_ENTRY_BYTES_MAX: usize = 2 << 20;
+
 pub(crate) struct Rig {
     pub(crate) disk: Arc<SimDisk>,
     pub(crate) clock: Arc<SimClock>,
@@ -56,7 +59,7 @@ impl Rig {
         let small = LogConfig {
             commit_file_bytes: 4 << 20,
             backlog_bytes_max: 4 << 20,
-            entry_bytes_max: 2 << 20,
+            entry_bytes_max: LOG_ENTRY_BYTES_MAX,
             reserve_bytes: 1 << 20,
             ..Default::default()
         };

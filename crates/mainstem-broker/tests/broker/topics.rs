@@ -18,7 +18,7 @@ use mainstem_kafka_wire::messages::{
 
 use mainstem_log::{TopicId, TopicPartition};
 
-use crate::rig::{Rig, batch, fetch_of, s, topic};
+use crate::rig::{LOG_ENTRY_BYTES_MAX, Rig, batch, fetch_of, s, topic};
 
 fn asked(name: &str) -> CreatableTopic {
     CreatableTopic::default().with_name(topic(name)).with_num_partitions(1).with_replication_factor(1)
@@ -53,6 +53,8 @@ async fn topics_that_cannot_be_are_refused_one_by_one() {
         (asked("unknown").with_configs(vec![config("no.such", "1")]), 40),
         (asked("value").with_configs(vec![config("retention.ms", "soon")]), 40),
         (asked("compact").with_configs(vec![config("cleanup.policy", "compact")]), 40),
+        (asked("large").with_configs(vec![config("max.message.bytes", &LOG_ENTRY_BYTES_MAX.to_string())]), 0),
+        (asked("larger").with_configs(vec![config("max.message.bytes", &(LOG_ENTRY_BYTES_MAX + 1).to_string())]), 40),
         (asked("set").with_configs(vec![config("retention.ms", "1000")]), 0),
         (assigned(1).with_name(topic("assigned")), 0),
         (assigned(9).with_name(topic("elsewhere")), 39),
@@ -209,6 +211,7 @@ async fn settings_are_changed_shown_and_kept() {
         ("retention.ms", 2, Some("1"), 40),
         ("retention.ms", 0, None, 40),
         ("no.such", 0, Some("1"), 40),
+        ("max.message.bytes", 0, Some("1073741824"), 40),
         ("retention.ms", 9, Some("1"), 42),
     ] {
         let response = rig.call(1, alter(name, operation, value)).await;

@@ -387,7 +387,9 @@ impl Input {
                 }
                 Err(error @ LogError::UnknownPartition { .. }) => {
                     state.is_stopped = true;
-                    self.tell(&error);
+                    // A topic goes only after what reads it: a DROP was faster than this reader, which will hear of it.
+                    tracing::info!(relation = %self.relation.name, partition, "dropped while it was read");
+                    self.keep(&error);
                 }
                 Err(error @ LogError::Failed(_)) => {
                     if !(reading.again)(&error) {
@@ -400,6 +402,11 @@ impl Input {
 
     fn tell(&mut self, error: &LogError) {
         tracing::error!(relation = %self.relation.name, %error, "records cannot be read; views on them miss them");
+        self.keep(error);
+    }
+
+    /// For `mainstem.sources`.
+    fn keep(&mut self, error: &LogError) {
         let text = error.to_string();
         if !self.state.errors.contains(&text) {
             self.state.errors.push(text);

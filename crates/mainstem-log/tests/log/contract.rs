@@ -181,6 +181,32 @@ fn retention_removes_whole_segments_and_stops_at_holds() {
 }
 
 #[test]
+fn a_stop_with_many_segments_to_sync_leaves_that_to_the_next_start_and_loses_nothing() {
+    for (partitions, is_left) in [(256, false), (257, true)] {
+        let mut rig = Rig::new(18);
+        rig.config.commit_file_bytes = 1 << 20;
+        rig.config.checkpoint_bytes = 1 << 20;
+        rig.config.entry_bytes_max = 1 << 20;
+        let all: Vec<_> = (0..partitions).map(|n| partition(1, n)).collect();
+        let (log, _) = rig.open(&all);
+        let parts = all.iter().map(|at| (*at, words("first second"))).collect();
+        log.append_and_wait(entry(parts), Urgency::Ordinary).unwrap();
+        append(&log, all[0], "third");
+        log.stop();
+        assert_eq!(log.counters().checkpoints, u64::from(!is_left), "{partitions} partitions");
+        drop(log);
+        rig.disk.crash();
+        let (log, report) = rig.open(&all);
+        assert_eq!((report.entries_applied, report.torn_bytes_cut), (if is_left { 2 } else { 0 }, 0));
+        assert_eq!(report.damage, []);
+        assert_eq!(text_of(&log, all[0]), "first second third");
+        for at in &all[1..] {
+            assert_eq!(text_of(&log, *at), "first second");
+        }
+    }
+}
+
+#[test]
 fn opening_reads_what_follows_the_checkpoint_only() {
     let rig = Rig::new(8);
     let a = partition(1, 0);

@@ -59,7 +59,10 @@ fn a_full_disk_refuses_writes_and_takes_them_again() {
     assert!(appended > 2);
     // The small writes that help users out of it still go through.
     log.append_and_wait(entry(vec![(a, words("urgent"))]), Urgency::Reserve).unwrap();
+    assert_eq!(log.counters().refused_for_space, 1);
+    assert!(!log.has_space());
     rig.disk.set_capacity(None);
+    assert!(log.has_space());
     append(&log, a, "after");
     assert!(text_of(&log, a).ends_with("urgent after"));
     drop(log);

@@ -4,6 +4,7 @@ mod bench;
 mod consume;
 mod kafka_client;
 mod produce;
+mod refusal;
 mod scrub;
 mod sql;
 mod topic;

@@ -3,12 +3,15 @@
 mod lines;
 mod shell;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use bytes::Bytes;
+use futures::{SinkExt, TryStreamExt};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 #[derive(Debug, clap::Args)]
@@ -16,7 +19,8 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
   mainstem sql                              a shell: history, completion with Tab, \\? for help
   mainstem sql -c 'SELECT count(*) FROM t'  one statement, or several divided by ;
   mainstem sql schema.sql views.sql         files, one after the other; ends at the first error
-  mainstem sql --csv -c 'SELECT * FROM t'   for other programs")]
+  mainstem sql --csv -c 'SELECT * FROM t'   for other programs
+  mainstem sql -c 'COPY t FROM STDIN' < rows  rows from standard input; in a file they follow the statement, up to \\.")]
 pub(crate) struct SqlArgs {
     /// Files of statements to run
     files: Vec<PathBuf>,
@@ -42,11 +46,13 @@ pub(crate) fn run(args: SqlArgs) -> anyhow::Result<ExitCode> {
     let client = runtime.block_on(connect(&args))?;
     let mut out = io::stdout().lock();
     if let Some(command) = &args.command {
-        return runtime.block_on(execute(&client, command, args.csv, &mut out)).map(|()| ExitCode::SUCCESS);
+        let executed = runtime.block_on(execute(&client, command, args.csv, Rows::OnStdin, &mut out));
+        return executed.map(|()| ExitCode::SUCCESS);
     }
     if args.files.is_empty() && !io::stdin().is_terminal() {
         let text = io::read_to_string(io::stdin()).context("reading standard input")?;
-        return runtime.block_on(execute(&client, &text, args.csv, &mut out)).map(|()| ExitCode::SUCCESS);
+        let executed = runtime.block_on(execute(&client, &text, args.csv, Rows::Inline, &mut out));
+        return executed.map(|()| ExitCode::SUCCESS);
     }
     if args.files.is_empty() {
         drop(out);
@@ -54,7 +60,7 @@ pub(crate) fn run(args: SqlArgs) -> anyhow::Result<ExitCode> {
     }
     for file in &args.files {
         let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-        let result = runtime.block_on(execute(&client, &text, args.csv, &mut out));
+        let result = runtime.block_on(execute(&client, &text, args.csv, Rows::Inline, &mut out));
         result.with_context(|| format!("in {}", file.display()))?;
     }
     Ok(ExitCode::SUCCESS)
@@ -77,8 +83,90 @@ async fn connect(args: &SqlArgs) -> anyhow::Result<Client> {
     Ok(client)
 }
 
-/// Runs statements and writes their results as they come.
-async fn execute(client: &Client, sql: &str, csv: bool, out: &mut impl Write) -> anyhow::Result<()> {
+/// Where the rows of COPY FROM STDIN are.
+#[derive(Clone, Copy, Debug)]
+enum Rows {
+    /// On standard input, up to its end or a line `\.`
+    OnStdin,
+    /// After the statement, from the next line to a line `\.`
+    Inline,
+}
+
+/// Runs statements and writes their results as they come: those between two COPYs as one query, each COPY by itself.
+async fn execute(client: &Client, sql: &str, csv: bool, rows: Rows, out: &mut impl Write) -> anyhow::Result<()> {
+    let (mut done, mut at) = (0, 0);
+    while let Some(rest) = sql.get(at..).filter(|rest| !rest.is_empty()) {
+        let statement = lines::first_statement(rest);
+        let before = at;
+        at += statement.len();
+        let Some(copy) = lines::copy(statement) else { continue };
+        execute_plain(client, sql.get(done..before).unwrap_or_default(), csv, out).await?;
+        match copy {
+            lines::Copy::ToStdout => copy_out(client, statement, out).await?,
+            lines::Copy::FromStdin => {
+                let count = match rows {
+                    Rows::Inline => {
+                        let mut data = rest.get(statement.len()..).unwrap_or_default().as_bytes();
+                        data.skip_until(b'\n')?;
+                        let count = copy_in(client, statement, &mut data).await?;
+                        at = sql.len() - data.len();
+                        count
+                    }
+                    Rows::OnStdin => {
+                        if io::stdin().is_terminal() {
+                            eprintln!("rows, one a line; \\. on a line of its own or Ctrl-D ends them");
+                        }
+                        copy_in(client, statement, &mut io::stdin().lock()).await?
+                    }
+                };
+                write_count(csv, count, out)?;
+            }
+        }
+        done = at;
+    }
+    execute_plain(client, sql.get(done..).unwrap_or_default(), csv, out).await
+}
+
+fn write_count(csv: bool, count: u64, out: &mut impl Write) -> io::Result<()> {
+    if csv { Ok(()) } else { writeln!(out, "OK, {count} {}", if count == 1 { "row" } else { "rows" }) }
+}
+
+async fn copy_out(client: &Client, statement: &str, out: &mut impl Write) -> anyhow::Result<()> {
+    let failed = |error| describe(&error, statement);
+    let mut stream = pin!(client.copy_out(statement).await.map_err(failed)?);
+    while let Some(lines) = stream.try_next().await.map_err(failed)? {
+        out.write_all(&lines)?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Sends lines up to the end of the data or a line `\.`; answers how many rows were written.
+async fn copy_in(client: &Client, statement: &str, data: &mut impl BufRead) -> anyhow::Result<u64> {
+    const CHUNK_BYTES: usize = 64 << 10;
+    let failed = |error| describe(&error, statement);
+    // Dropped before its end, it ends the COPY without writing anything.
+    let mut sink = pin!(client.copy_in::<_, Bytes>(statement).await.map_err(failed)?);
+    let mut chunk = Vec::new();
+    let mut is_at_end = false;
+    while !is_at_end {
+        let start = chunk.len();
+        data.read_until(b'\n', &mut chunk).context("reading rows")?;
+        let line = chunk.get(start..).unwrap_or_default();
+        is_at_end = line.is_empty() || line.trim_ascii_end() == b"\\.";
+        if is_at_end {
+            chunk.truncate(start);
+        }
+        if chunk.len() >= CHUNK_BYTES || (is_at_end && !chunk.is_empty()) {
+            sink.send(Bytes::from(std::mem::take(&mut chunk))).await.map_err(failed)?;
+        }
+    }
+    sink.as_mut().finish().await.map_err(failed)
+}
+
+async fn execute_plain(client: &Client, sql: &str, csv: bool, out: &mut impl Write) -> anyhow::Result<()> {
+    if sql.trim().is_empty() {
+        return Ok(());
+    }
     let messages = client.simple_query(sql).await.map_err(|error| describe(&error, sql))?;
     let mut header: Vec<String> = Vec::new();
     let mut rows: Vec<SimpleQueryRow> = Vec::new();
@@ -90,9 +178,7 @@ async fn execute(client: &Client, sql: &str, csv: bool, out: &mut impl Write) ->
             SimpleQueryMessage::Row(row) => rows.push(row),
             SimpleQueryMessage::CommandComplete(count) => {
                 if header.is_empty() {
-                    if !csv {
-                        writeln!(out, "OK, {count} {}", if count == 1 { "row" } else { "rows" })?;
-                    }
+                    write_count(csv, count, out)?;
                 } else if csv {
                     write_csv(&header, &rows, out)?;
                 } else {
@@ -165,7 +251,7 @@ async fn execute_until_cancelled(client: &Client, sql: &str, out: &mut impl Writ
 /// Runs statements for the shell: result, or error, then how long it took.
 async fn execute_timed(client: &Client, sql: &str, out: &mut impl Write) -> anyhow::Result<()> {
     let start = Instant::now();
-    match execute(client, sql, false, out).await {
+    match execute(client, sql, false, Rows::OnStdin, out).await {
         Ok(()) => writeln!(out, "{:.1} ms", start.elapsed().as_secs_f64() * 1000.0)?,
         Err(error) if super::is_broken_pipe(&error) || client.is_closed() => return Err(error),
         Err(error) => writeln!(out, "error: {error:#}")?,

@@ -8,8 +8,10 @@ use clap::Subcommand;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
 
 use super::kafka_client::{Bootstrap, PATIENCE};
+use super::refusal;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TopicCommand {
@@ -86,20 +88,29 @@ async fn create(names: &[String], partitions: i32, configs: &[String], broker: &
         })
         .collect();
     let results = admin(broker)?.create_topics(&topics, &AdminOptions::new()).await?;
-    report(results, "create")
+    report(results, "create", |name, _| refusal::of_create(broker, name, partitions, &settings))
 }
 
 async fn delete(names: &[String], broker: &Bootstrap) -> anyhow::Result<ExitCode> {
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let results = admin(broker)?.delete_topics(&names, &AdminOptions::new()).await?;
-    report(results, "delete")
+    report(results, "delete", |name, error| match error {
+        RDKafkaErrorCode::PolicyViolation | RDKafkaErrorCode::InvalidRequest => refusal::of_delete(broker, name),
+        _ => None,
+    })
 }
 
-fn report(results: Vec<rdkafka::admin::TopicResult>, verb: &str) -> anyhow::Result<ExitCode> {
+/// Errors with the broker's words where it has any.
+fn report(
+    results: Vec<rdkafka::admin::TopicResult>,
+    verb: &str,
+    words: impl Fn(&str, RDKafkaErrorCode) -> Option<String>,
+) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for result in results {
         if let Err((name, error)) = result {
-            eprintln!("mainstem: cannot {verb} topic {name}: {error}");
+            let words = words(&name, error).map(|words| format!(": {words}")).unwrap_or_default();
+            eprintln!("mainstem: cannot {verb} topic {name}: {error}{words}");
             code = ExitCode::FAILURE;
         }
     }

@@ -8,16 +8,20 @@ mod replay;
 mod screen;
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tokio_postgres::{Client, NoTls};
 
 use crate::config::{Config, ServeOptions};
-use crate::server::{Comparison, Server};
+use crate::server::{Comparison, Server, stop_signal};
 
 const SCHEMA: &str = include_str!("schema.sql");
+/// The shell's status of what Ctrl-C ends.
+const INTERRUPTED: u8 = 130;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DemoArgs {
@@ -37,7 +41,10 @@ pub(crate) struct DemoArgs {
 
 pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(demo(&args))
+    let result = runtime.block_on(demo(&args));
+    // After an interruption the replay still sends, on a thread of its own: nobody waits for it.
+    runtime.shutdown_background();
+    result
 }
 
 async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
@@ -57,18 +64,31 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
             temporary.path().to_owned()
         }
     };
+    // From the first poll on, a signal ends the demo in good order: the temporary directory goes.
+    let mut stopped = pin!(stop_signal());
+    if let Poll::Ready(signal) = futures::poll!(&mut stopped) {
+        signal?;
+    }
     let server = Server::start(config(dir)?).await?;
-    let result = replay_and_compare(args, &server).await;
+    let result = tokio::select! {
+        result = replay_and_compare(args, &server) => Some(result),
+        signal = &mut stopped => { signal?; None }
+    };
     let equal = match result {
-        Ok(equal) => equal,
-        Err(error) => {
+        Some(Ok(equal)) => equal,
+        None => {
+            server.stop().await?;
+            eprintln!("\nmainstem: interrupted");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        Some(Err(error)) => {
             server.stop().await?;
             return Err(error);
         }
     };
     if !args.once && screen::is_terminal() {
         screen::look_on(&server, args.data_dir.as_deref());
-        tokio::signal::ctrl_c().await?;
+        stopped.await?;
     }
     server.stop().await?;
     Ok(if equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })

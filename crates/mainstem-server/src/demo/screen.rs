@@ -1,12 +1,13 @@
 //! What the demo shows: a progress bar and live tables on a terminal, plain lines elsewhere.
 
+use std::fmt;
 use std::io::{IsTerminal, Write, stdout};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use console::Term;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -52,7 +53,12 @@ pub(crate) async fn follow(
         Some(progress.total() as u64),
         if live { ProgressDrawTarget::stdout() } else { ProgressDrawTarget::hidden() },
     );
-    bar.set_style(ProgressStyle::with_template("{bar:50.cyan} {pos}/{len} events, {per_sec}, {eta} left")?);
+    // The bar takes what the words leave of the line.
+    let style = ProgressStyle::with_template("{wide_bar:.cyan} {pos}/{len} events, {rate}, {eta} left")?;
+    bar.set_style(style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{:.0}/s", state.per_sec());
+    }));
     let mut drawn = 0;
     while !replaying.is_finished() {
         bar.set_position(progress.sent() as u64);

@@ -43,6 +43,7 @@ fn log(state: &State, text: &mut Text) {
         ("mainstem_log_commit_bytes_total", "Bytes written to the commit log", log.commit_bytes),
         ("mainstem_log_segment_bytes_total", "Bytes written to segments", log.segment_bytes),
         ("mainstem_log_checkpoints_total", "Log checkpoints", log.checkpoints),
+        ("mainstem_log_refused_for_space_total", "Appends refused because the disk was full", log.refused_for_space),
         ("mainstem_log_sync_microseconds_total", "Time in fdatasync of the commit log", log.sync_us),
     ];
     for (name, help, value) in counters {

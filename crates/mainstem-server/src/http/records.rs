@@ -2,10 +2,10 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, Query};
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Query, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use mainstem_broker::ClientInfo;
+use mainstem_broker::{ClientInfo, TopicSettings};
 use mainstem_kafka_wire::batch::{Compression, split};
 use mainstem_kafka_wire::messages::{ResponseError, split_response};
 use mainstem_kafka_wire::produce::{ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic};
@@ -19,6 +19,9 @@ use super::State;
 /// Produce version used inside: the last that names topics.
 const PRODUCE: i16 = 12;
 const READ_BYTES_MAX: usize = 8 << 20;
+/// What JSON may add to the bytes of a batch: each doubled by escapes, and the names around them.
+const JSON_FACTOR: usize = 2;
+const JSON_OVERHEAD_BYTES: usize = 64 << 10;
 
 type Handler = axum::extract::State<State>;
 
@@ -33,6 +36,10 @@ impl IntoResponse for Failure {
 
 fn bad(message: impl Into<String>) -> Failure {
     Failure(StatusCode::BAD_REQUEST, message.into())
+}
+
+fn too_large(message: impl Into<String>) -> Failure {
+    Failure(StatusCode::PAYLOAD_TOO_LARGE, message.into())
 }
 
 pub(super) async fn not_found() -> Failure {
@@ -81,24 +88,41 @@ fn check_origin(headers: &HeaderMap) -> Result<(), Failure> {
     Err(Failure(StatusCode::FORBIDDEN, format!("a page of {origin} may not write to topics")))
 }
 
-/// `POST /topics/{topic}/records` with `{"records": [{"key": .., "value": .., "partition": 0}]}`; answers when they are
-/// durable, with their offsets.
+/// The body, if it is not larger than what could become one batch of the topic.
+async fn body_of(mut request: Request, message_bytes_max: usize) -> Result<Bytes, Failure> {
+    let limit = message_bytes_max.saturating_mul(JSON_FACTOR).saturating_add(JSON_OVERHEAD_BYTES);
+    DefaultBodyLimit::max(limit).apply(&mut request);
+    Bytes::from_request(request, &()).await.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(format!(
+            "the body is larger than {limit} bytes; send fewer records at once (max.message.bytes of the topic is \
+             {message_bytes_max})"
+        )),
+        _ => bad(rejection.body_text()),
+    })
+}
+
+/// `POST /topics/{topic}/records` with `{"records": [{"key": .., "value": .., "partition": 0}]}`: one batch for each
+/// partition. Answers when they are durable, with their offsets.
 pub(super) async fn write(
     axum::extract::State(state): Handler,
     Path(topic): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    request: Request,
 ) -> Result<Json<Value>, Failure> {
     check_origin(&headers)?;
+    let message_bytes_max = {
+        let catalog = state.broker.catalog();
+        let missing = || Failure(StatusCode::NOT_FOUND, format!("topic {topic} does not exist"));
+        let found = catalog.topic_named(&topic).ok_or_else(missing)?;
+        TopicSettings::of(found, state.broker.config()).message_bytes_max
+    };
+    let body = body_of(request, message_bytes_max).await?;
     let new: NewRecords = serde_json::from_slice(&body)
         .map_err(|error| bad(format!("expected {{\"records\": [{{\"value\": ...}}]}}: {error}")))?;
     if new.records.is_empty() {
         return Err(bad("no records"));
     }
-    if state.broker.catalog().topic_named(&topic).is_none() {
-        return Err(Failure(StatusCode::NOT_FOUND, format!("topic {topic} does not exist")));
-    }
-    let request = request(&topic, &new.records)?;
+    let request = produce_request(&topic, &new.records)?;
     let frame = request.encode(PRODUCE, 0, Some("http")).map_err(|error| bad(error.to_string()))?;
     let client = ClientInfo { host: "http".to_owned() };
     let chunks = state.broker.handle(frame.slice(4..), &client).await.map_err(|close| bad(close.reason))?;
@@ -110,18 +134,25 @@ pub(super) async fn write(
     for partition in response.topics.iter().flat_map(|topic| &topic.partitions) {
         if let Some(error) = ResponseError::try_from_code(partition.error_code) {
             let why = partition.error_message.as_ref().map_or_else(|| format!("{error:?}"), ToString::to_string);
-            return Err(bad(format!("partition {}: {why}", partition.index)));
+            let why = format!("partition {}: {why}", partition.index);
+            return Err(if error == ResponseError::MessageTooLarge { too_large(why) } else { bad(why) });
         }
         offsets.push(json!({ "partition": partition.index, "offset": partition.base_offset }));
     }
     Ok(Json(json!({ "offsets": offsets })))
 }
 
-fn request(topic: &str, new: &[NewRecord]) -> Result<ProduceRequest, Failure> {
+fn produce_request(topic: &str, new: &[NewRecord]) -> Result<ProduceRequest, Failure> {
     let now = chrono::Utc::now().timestamp_millis();
     let mut batches: std::collections::BTreeMap<i32, RecordBatchBuilder> = std::collections::BTreeMap::new();
-    for record in new {
+    for (index, record) in new.iter().enumerate() {
         let (key, value) = (text(record.key.as_ref()), text(record.value.as_ref()));
+        if key.is_none() && value.is_none() {
+            return Err(bad(format!(
+                "record {index} has neither key nor value; a record needs \"key\" or \"value\" (a null value with a key is \
+                 a tombstone)"
+            )));
+        }
         let batch = batches.entry(record.partition).or_insert_with(|| RecordBatchBuilder::new(Compression::None));
         batch.append(record.timestamp.unwrap_or(now), key.as_deref(), value.as_deref(), &[]);
     }
@@ -164,6 +195,11 @@ pub(super) async fn read(
             Failure(StatusCode::NOT_FOUND, format!("topic {topic} has no partition {}", range.partition))
         }
         ReadError::OutOfRange { .. } => bad(error.to_string()),
+        ReadError::Damaged { offset, place, .. } => {
+            let partition = range.partition;
+            let why = format!("partition {partition} of topic {topic} is damaged at offset {offset}: {place}");
+            Failure(StatusCode::INTERNAL_SERVER_ERROR, why)
+        }
         _ => Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     })?;
     let max = range.max.unwrap_or(100).min(10_000);

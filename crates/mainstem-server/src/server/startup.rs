@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use mainstem_disk::{LockedDir, RealDisk, SystemClock, SystemRandom};
 use mainstem_engine::batch::ContextOptions;
 use mainstem_engine::tables::Tables;
 use mainstem_engine::{Engine, EngineConfig, EngineParts};
-use mainstem_log::{CommitThread, Log, LogConfig};
+use mainstem_log::{CommitThread, Damage, Log, LogConfig};
 use mainstem_session::{Shared, SharedParts};
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
@@ -34,7 +34,9 @@ pub(super) struct Opened {
 
 pub(super) fn log_to_stderr(level: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(level).with_context(|| format!("log-level {level:?} is not understood"))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    // https://no-color.org
+    let is_coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_coloured).with_writer(io::stderr).init();
     Ok(())
 }
 
@@ -56,9 +58,6 @@ pub(super) fn open(config: &Config) -> anyhow::Result<Opened> {
     if report.torn_bytes_cut > 0 {
         tracing::warn!(bytes = report.torn_bytes_cut, "cut a torn tail that was never acknowledged");
     }
-    for damage in &report.damage {
-        tracing::error!(file = damage.file, position = damage.position, "damaged: {}", damage.meaning);
-    }
     let commit_thread = log.start();
     let broker_config = BrokerConfig {
         auto_create_topics: config.auto_create_topics,
@@ -67,7 +66,11 @@ pub(super) fn open(config: &Config) -> anyhow::Result<Opened> {
         message_bytes_max: config.message_max_bytes,
         ..BrokerConfig::default()
     };
-    let broker = Broker::open(log.clone(), broker_config, clock.clone(), Arc::new(SystemRandom)).with_context(place)?;
+    let broker = Broker::open(log.clone(), broker_config, clock.clone(), Arc::new(SystemRandom));
+    // Told with names where the definitions can be read, and in any case.
+    let catalog = broker.as_ref().ok().map(Broker::catalog);
+    report.damage.iter().for_each(|damage| tell_damage(damage, catalog.as_deref()));
+    let broker = broker.with_context(place)?;
     create_dead_letters(&broker).with_context(place)?;
     let embedded = Arc::new(EmbeddedLog::of_broker(&broker).with_context(place)?);
     let parts = EngineParts {
@@ -86,6 +89,16 @@ pub(super) fn open(config: &Config) -> anyhow::Result<Opened> {
     }
     let tables = Tables::new(engine.clone(), clock, ContextOptions::default());
     Ok(Opened { log, commit_thread, broker, engine, tables })
+}
+
+fn tell_damage(damage: &Damage, catalog: Option<&Catalog>) {
+    let topic = damage.partition.map(|at| {
+        let topic = catalog.and_then(|catalog| catalog.topic(at.topic.0));
+        topic.map_or_else(|| at.topic.to_string(), |topic| topic.name.clone())
+    });
+    let partition = damage.partition.map(|at| at.partition);
+    let (file, position) = (damage.file.as_str(), damage.position);
+    tracing::error!(topic, partition, file, position, "damaged: {}", damage.meaning);
 }
 
 /// The topic of records that do not decode exists from the first start, so that anyone can follow it.
@@ -117,7 +130,7 @@ pub(super) fn shared(config: &Config, engine: &Engine, tables: Tables, catalogs:
 }
 
 /// Returns at SIGTERM or Ctrl-C.
-pub(super) async fn stop_signal() -> anyhow::Result<()> {
+pub(crate) async fn stop_signal() -> anyhow::Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         interrupt = tokio::signal::ctrl_c() => interrupt?,

@@ -18,6 +18,8 @@ pub(super) const MAINSTEM: u32 = 13001;
 const DATABASE: u32 = 5;
 const HEAP: u32 = 2;
 const BTREE: u32 = 403;
+/// The one foreign server: the log that sources read.
+const SERVER: u32 = 16000;
 
 /// Oid of the index and of the constraint of a table's primary key: high above the ids of relations.
 pub(super) fn index_oid(relation: &Relation) -> u32 {
@@ -38,10 +40,11 @@ pub(super) fn primary_key(relation: &Relation) -> Option<&[usize]> {
     }
 }
 
-/// Sources have no options that psql could show, so they are tables to it.
+/// A source is a foreign table: its rows are read from elsewhere, and psql lists it apart from tables.
 pub(super) fn relkind(relation: &Relation) -> &'static str {
     match relation.kind {
-        RelationKind::Source(_) | RelationKind::Table(_) => "r",
+        RelationKind::Source(_) => "f",
+        RelationKind::Table(_) => "r",
         RelationKind::View(_) => "v",
         RelationKind::MaterializedView(_) => "m",
     }
@@ -93,8 +96,6 @@ pub(super) const EMPTY: &[(&str, &str)] = &[
     ("pg_event_trigger", "oid:o evtname:t evtevent:t evtowner:o evtfoid:o evtenabled:t"),
     ("pg_extension", "oid:o extname:t extowner:o extnamespace:o extrelocatable:b extversion:t"),
     ("pg_foreign_data_wrapper", "oid:o fdwname:t fdwowner:o fdwhandler:o fdwvalidator:o"),
-    ("pg_foreign_server", "oid:o srvname:t srvowner:o srvfdw:o srvtype:t srvversion:t srvoptions:ta"),
-    ("pg_foreign_table", "ftrelid:o ftserver:o ftoptions:ta"),
     ("pg_inherits", "inhrelid:o inhparent:o inhseqno:i4 inhdetachpending:b"),
     ("pg_language", "oid:o lanname:t lanowner:o lanispl:b lanpltrusted:b"),
     ("pg_opclass", "oid:o opcmethod:o opcname:t opcnamespace:o opcdefault:b opckeytype:o opcintype:o"),
@@ -126,12 +127,14 @@ pub(super) const EMPTY: &[(&str, &str)] = &[
     ("pg_user_mapping", "oid:o umuser:o umserver:o"),
 ];
 
-const FILLED: [&str; 15] = [
+const FILLED: [&str; 17] = [
     "pg_am",
     "pg_attribute",
     "pg_class",
     "pg_constraint",
     "pg_database",
+    "pg_foreign_server",
+    "pg_foreign_table",
     "pg_index",
     "pg_namespace",
     "pg_roles",
@@ -174,6 +177,7 @@ pub(super) fn schema(session: &Session, catalog: &Catalog) -> Arc<dyn SchemaProv
         columns,
     );
     keys(&tables, catalog);
+    foreign(&tables, catalog);
     types(&tables);
     server(&tables, session);
     definitions(&tables, session, catalog);
@@ -190,7 +194,7 @@ fn classes(catalog: &Catalog) -> Vec<Vec<Cell>> {
     let mut rows = Vec::new();
     for relation in catalog.relations() {
         let key = primary_key(relation);
-        let am = if relkind(relation) == "v" { 0 } else { HEAP };
+        let am = if matches!(relkind(relation), "v" | "f") { 0 } else { HEAP };
         let shown = relation.columns.iter().filter(|column| !column.hidden).count();
         rows.push(class(relation.id.0, &relation.name, relkind(relation), shown, key.is_some(), am));
         if let Some(key) = key {
@@ -252,6 +256,19 @@ fn keys(tables: &Tables, catalog: &Catalog) {
          connoinherit:b conkey:a confkey:a conbin:t",
         constraints,
     );
+}
+
+/// psql's `\d` of a foreign table wants exactly one server for it.
+fn foreign(tables: &Tables, catalog: &Catalog) {
+    let server = row![SERVER, "mainstem", OWNER, 0u32, Cell::Null, Cell::Null, Cell::Null];
+    tables.add(
+        "pg_foreign_server",
+        "oid:o srvname:t srvowner:o srvfdw:o srvtype:t srvversion:t srvoptions:ta",
+        vec![server],
+    );
+    let sources = catalog.relations().filter(|relation| matches!(relation.kind, RelationKind::Source(_)));
+    let rows = sources.map(|source| row![source.id.0, SERVER, Cell::Null]);
+    tables.add("pg_foreign_table", "ftrelid:o ftserver:o ftoptions:ta", rows.collect());
 }
 
 fn types(tables: &Tables) {

@@ -256,8 +256,9 @@ fn reads_nothing(select: &Select) -> bool {
         let name = match factor {
             TableFactor::Table { name, args: None, .. } => name,
             TableFactor::Table { name, args: Some(of), .. } => {
-                let is_unnest = folded(name).last().is_some_and(|name| name == "unnest");
-                return is_unnest
+                let functions = ["unnest", "pg_options_to_table"];
+                let is_of_lists = folded(name).last().is_some_and(|name| functions.contains(&name.as_str()));
+                return is_of_lists
                     && of.args.iter().all(
                         |arg| matches!(arg, FunctionArg::Unnamed(FunctionArgExpr::Expr(of)) if is_always_null(of)),
                     );

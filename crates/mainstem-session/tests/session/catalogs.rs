@@ -55,6 +55,31 @@ async fn psql_describes_a_table() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn psql_describes_a_source_as_a_foreign_table() {
+    let database = Database::new();
+    let mut client = database.connect();
+    database.create_topic("events").await;
+    client.run("CREATE SOURCE s (a INT, b VARCHAR) WITH (topic='events') FORMAT PLAIN ENCODE JSON").await;
+    let kind = "SELECT c.oid, c.relkind FROM pg_catalog.pg_class c WHERE c.relname = 's'";
+    let found = client.run(kind).await;
+    let (oid, kind) = found.split_once('|').expect("two columns");
+    assert_eq!(kind, "f");
+    let columns = format!(
+        "SELECT a.attname, CASE WHEN attfdwoptions IS NULL THEN '' ELSE '(' || pg_catalog.array_to_string(ARRAY(SELECT \
+         pg_catalog.quote_ident(option_name) || ' ' || pg_catalog.quote_literal(option_value) FROM \
+         pg_catalog.pg_options_to_table(attfdwoptions)), ', ') || ')' END AS attfdwoptions FROM pg_catalog.pg_attribute a \
+         WHERE a.attrelid = '{oid}' AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum;"
+    );
+    assert_eq!(client.run(&columns).await, "a|\nb|");
+    let server = format!(
+        "SELECT s.srvname, pg_catalog.array_to_string(ARRAY(SELECT pg_catalog.quote_ident(option_name) || ' ' || \
+         pg_catalog.quote_literal(option_value) FROM pg_catalog.pg_options_to_table(ftoptions)), ', ') FROM \
+         pg_catalog.pg_foreign_table f, pg_catalog.pg_foreign_server s WHERE f.ftrelid = '{oid}' AND s.oid = f.ftserver;"
+    );
+    assert_eq!(client.run(&server).await, "mainstem|");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn psql_asks_for_options_that_do_not_exist() {
     let mut client = database().await;
     let options = "SELECT c.relchecks, pg_catalog.array_to_string(c.reloptions || array(select 'toast.' || x from \
