@@ -172,7 +172,10 @@ impl DeadLetters {
             let done = Box::new(move |result| {
                 let _ = sender.send(result);
             });
-            match self.output.commit(OutputCommit { output: Some(step), appends: vec![append], unchanged: vec![] }, done) {
+            match self
+                .output
+                .commit(OutputCommit { output: Some(step), appends: vec![append], unchanged: vec![] }, done)
+            {
                 Ok(_) => {
                     recorded.committed = new;
                     recorded.unwritten.drain(..count);

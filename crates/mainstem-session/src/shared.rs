@@ -79,8 +79,9 @@ impl Shared {
     /// From its parts.
     #[must_use]
     pub fn new(parts: SharedParts) -> Shared {
-        // One query that takes long must not keep short ones from running.
-        let queries = QueryThreads::new(parts.query_partitions.max(2));
+        // Queries that take long must not keep short ones from running: the system shares the cores among them. A query that
+        // was cancelled goes on until its operator comes up for air.
+        let queries = QueryThreads::new((4 * parts.query_partitions).max(8));
         let options = ContextOptions {
             runtime: memory_limited(parts.query_memory_bytes),
             partitions: parts.query_partitions.max(1),

@@ -17,7 +17,7 @@ use crate::error::{SqlError, sqlstate};
 
 pub(crate) use casts::{PG_CAST, is_postgres_cast, postgres_cast};
 pub(crate) use integers::{integer_function, integer_negate, integer_operator, is_integer};
-pub(crate) use postgres::{SIMILAR_TO_ESCAPE, TIMEZONE};
+pub(crate) use postgres::{BYTEA_LENGTH, SIMILAR_TO_ESCAPE, TIMEZONE};
 pub use windows::{HOP_STARTS, TUMBLE_START, WINDOW_END, WINDOWS_PER_ROW_MAX};
 
 /// A scalar function by its name or an alias: DataFusion's default set and ours, configured as views are planned.

@@ -58,10 +58,10 @@ fn entry_of(commit: &OutputCommit) -> Entry {
         let is = append.expected_end?;
         Some(Condition::EndOffset { of: to(append), is })
     });
-    let unchanged = commit.unchanged.iter().map(|end| Condition::EndOffset {
-        of: TopicPartition::new(TopicId(end.topic), end.partition),
-        is: end.end,
-    });
+    let unchanged = commit
+        .unchanged
+        .iter()
+        .map(|end| Condition::EndOffset { of: TopicPartition::new(TopicId(end.topic), end.partition), is: end.end });
     let conditions = conditions.chain(unchanged).collect();
     parts.extend(commit.output.as_ref().map(|step| Part { to: OUTPUT_CUTS, batches: batches_of(&[cut_record(step)]) }));
     Entry { parts, conditions, atomicity: Atomicity::Whole }

@@ -45,16 +45,22 @@ fn what_is_committed_is_read_between_cuts_and_outputs_are_fenced_also_after_a_re
     let disk = SimDisk::new(1);
     let (embedded, thread) = open(&disk);
     let output: Arc<dyn OutputLog> = embedded.clone();
-    let first = OutputCommit { output: None, appends: vec![append(0, 0..500, Some(0)), append(1, 500..501, None)], unchanged: vec![] };
+    let first = OutputCommit {
+        output: None,
+        appends: vec![append(0, 0..500, Some(0)), append(1, 500..501, None)],
+        unchanged: vec![],
+    };
     let first = output.commit_and_wait(first).expect("commits");
     assert_eq!(first.base_offsets, [0, 0]);
-    let second = OutputCommit { output: step(Cut::ZERO, Cut(5)), appends: vec![append(1, 501..503, None)], unchanged: vec![] };
+    let second =
+        OutputCommit { output: step(Cut::ZERO, Cut(5)), appends: vec![append(1, 501..503, None)], unchanged: vec![] };
     let second = output.commit_and_wait(second).expect("commits");
     assert_eq!((second.cut, second.base_offsets.as_slice()), (Cut(first.cut.0 + 1), [1].as_slice()));
 
     let conflict = OutputCommit { output: None, appends: vec![append(0, 0..1, Some(499))], unchanged: vec![] };
     assert!(matches!(output.commit_and_wait(conflict), Err(CommitError::Conflict(_))));
-    let fenced = OutputCommit { output: step(Cut::ZERO, Cut(6)), appends: vec![append(1, 0..1, None)], unchanged: vec![] };
+    let fenced =
+        OutputCommit { output: step(Cut::ZERO, Cut(6)), appends: vec![append(1, 0..1, None)], unchanged: vec![] };
     assert_eq!(output.commit_and_wait(fenced), Err(CommitError::Fenced { committed: Cut(5) }));
 
     let check = |log: &EmbeddedLog| {

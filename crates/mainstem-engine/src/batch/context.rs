@@ -23,8 +23,8 @@ use datafusion::sql::sqlparser::ast::{
 use mainstem_catalog::{Catalog, Dependency, Relation, RelationId, RelationKind};
 use mainstem_sql::{Purpose, SqlError, arrow_schema, parse_query, rewrite_query};
 
-use super::own_writes::{self, OwnWrites};
 use super::errors::{engine_error, query_error, view_error};
+use super::own_writes::{self, OwnWrites};
 use super::provider::RowsTable;
 use super::source::SourceTable;
 use crate::engine::{Engine, Pinned, PinnedRelation};

@@ -75,7 +75,12 @@ fn data_sqlstate(message: &str) -> Option<&'static str> {
         Some("22012")
     } else if has("overflow") || has("out of range") || has("out of the range") || has("too large to store") {
         Some("22003")
-    } else if has("invalid input syntax") || has("cannot cast string") || has("cannot parse") || has("error parsing") || has("cast error") {
+    } else if has("invalid input syntax")
+        || has("cannot cast string")
+        || has("cannot parse")
+        || has("error parsing")
+        || has("cast error")
+    {
         Some("22P02")
     } else {
         None

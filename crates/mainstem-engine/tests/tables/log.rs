@@ -111,7 +111,9 @@ impl HeldLog {
         let record = |value| OutRecord { value: Some(value), timestamp_ms: 1000, ..OutRecord::default() };
         let records = values.into_iter().map(record).collect();
         let appends = vec![TopicAppend { topic, partition, records, expected_end: None }];
-        self.commit(OutputCommit { output: None, appends, unchanged: vec![] }, Box::new(|_| ())).expect("nothing is expected").cut
+        self.commit(OutputCommit { output: None, appends, unchanged: vec![] }, Box::new(|_| ()))
+            .expect("nothing is expected")
+            .cut
     }
 
     fn write(&self) {

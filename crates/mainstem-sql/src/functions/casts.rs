@@ -19,10 +19,8 @@ use crate::text::{column_from_text, write_text};
 /// `pg_cast(value, 'Arrow type')`
 pub(crate) const PG_CAST: &str = "pg_cast";
 
-const STRICT: CastOptions<'static> = CastOptions {
-    safe: false,
-    format_options: arrow::util::display::FormatOptions::new(),
-};
+const STRICT: CastOptions<'static> =
+    CastOptions { safe: false, format_options: arrow::util::display::FormatOptions::new() };
 
 /// Whether [`PG_CAST`] does this cast, and not DataFusion.
 pub(crate) fn is_postgres_cast(from: &DataType, to: &DataType) -> bool {
@@ -126,7 +124,6 @@ pub(super) fn convert(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
         };
         cast_with_options(array, &precision, &STRICT)?
     };
-    cast_with_options(&rounded, to, &STRICT).map_err(|_| {
-        crate::error::SqlError::new("22003", format!("{} out of range", sql_type_of(to))).into()
-    })
+    cast_with_options(&rounded, to, &STRICT)
+        .map_err(|_| crate::error::SqlError::new("22003", format!("{} out of range", sql_type_of(to))).into())
 }

@@ -1,9 +1,10 @@
 //! Functions of PostgreSQL that DataFusion does not have, or has with another meaning.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, StringArray, TimestampMicrosecondArray};
 use arrow::compute::cast;
+use arrow::compute::kernels::length::length;
 use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
 use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
@@ -18,6 +19,8 @@ use crate::text::datetime::{read_zone, to_local, to_utc};
 pub(crate) const TIMEZONE: &str = "timezone";
 /// `similar_to_escape(pattern [, escape])`: the regular expression of a SIMILAR TO pattern.
 pub(crate) const SIMILAR_TO_ESCAPE: &str = "similar_to_escape";
+/// The bytes of a bytea: `length()` and `octet_length()` would count the characters of its text.
+pub(crate) const BYTEA_LENGTH: &str = "bytea_length";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
@@ -26,6 +29,7 @@ enum Kind {
     ToChar,
     Format,
     PgTypeof,
+    ByteaLength,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -43,6 +47,7 @@ pub(super) fn all() -> Vec<Arc<ScalarUDF>> {
         (Kind::ToChar, two),
         (Kind::Format, some),
         (Kind::PgTypeof, Signature::any(1, Volatility::Immutable)),
+        (Kind::ByteaLength, Signature::any(1, Volatility::Immutable)),
     ]
     .into_iter()
     .map(|(kind, signature)| Arc::new(ScalarUDF::new_from_impl(PostgresFunction { kind, signature })))
@@ -57,7 +62,14 @@ impl ScalarUDFImpl for PostgresFunction {
             Kind::ToChar => "to_char",
             Kind::Format => "format",
             Kind::PgTypeof => "pg_typeof",
+            Kind::ByteaLength => BYTEA_LENGTH,
         }
+    }
+
+    /// DataFusion's to_char has this alias: a registry that is made from another one must not find it there.
+    fn aliases(&self) -> &[String] {
+        static DATE_FORMAT: LazyLock<[String; 1]> = LazyLock::new(|| ["date_format".to_owned()]);
+        if self.kind == Kind::ToChar { DATE_FORMAT.as_slice() } else { &[] }
     }
 
     fn signature(&self) -> &Signature {
@@ -81,6 +93,7 @@ impl ScalarUDFImpl for PostgresFunction {
                 let message = format!("to_char() of {} is not supported", sql_type_of(of));
                 Err(SqlError::not_supported(message).with_hint("Cast the value to a timestamp or a number.").into())
             }
+            (Kind::ByteaLength, _) => Ok(DataType::Int32),
             _ => Ok(DataType::Utf8),
         }
     }
@@ -91,7 +104,9 @@ impl ScalarUDFImpl for PostgresFunction {
         let result: ArrayRef = match (self.kind, arrays.as_slice()) {
             (Kind::Timezone, [zone, time]) => timezone(zone, time, args.return_type())?,
             (Kind::ToChar, [of, pattern]) => Arc::new(to_char::to_char(of, &texts(pattern)?)?),
-            (Kind::SimilarToEscape, [pattern]) => Arc::new(map_texts(&texts(pattern)?, |_, text| regex_of(text, Some('\\')))?),
+            (Kind::SimilarToEscape, [pattern]) => {
+                Arc::new(map_texts(&texts(pattern)?, |_, text| regex_of(text, Some('\\')))?)
+            }
             (Kind::SimilarToEscape, [pattern, escape]) => {
                 let escapes = texts(escape)?;
                 let escape_of = |row: usize| escapes.is_valid(row).then(|| escapes.value(row).chars().next()).flatten();
@@ -102,9 +117,14 @@ impl ScalarUDFImpl for PostgresFunction {
                 Arc::new(map_texts(&texts(pattern)?, |row, text| format_row(text, &values, row))?)
             }
             (Kind::PgTypeof, [of]) => {
-                let name = args.arg_fields.first().map_or_else(|| sql_type_of(of.data_type()), |field| sql_type(field)).to_string();
+                let name = args
+                    .arg_fields
+                    .first()
+                    .map_or_else(|| sql_type_of(of.data_type()), |field| sql_type(field))
+                    .to_string();
                 Arc::new(StringArray::from_iter_values(std::iter::repeat_n(name, of.len())))
             }
+            (Kind::ByteaLength, [of]) => cast(&length(&cast(of, &DataType::Binary)?)?, &DataType::Int32)?,
             _ => return plan_err!("wrong number of arguments of {}()", self.name()),
         };
         if args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_))) && !result.is_empty() {
@@ -173,9 +193,9 @@ fn regex_of(pattern: &str, escape: Option<char>) -> std::result::Result<String, 
     let mut chars = pattern.chars();
     while let Some(c) = chars.next() {
         if Some(c) == escape {
-            let next = chars.next().ok_or_else(|| {
-                SqlError::new("22025", "LIKE pattern must not end with escape character")
-            })?;
+            let next = chars
+                .next()
+                .ok_or_else(|| SqlError::new("22025", "LIKE pattern must not end with escape character"))?;
             if !next.is_alphanumeric() {
                 out.push('\\');
             }
@@ -222,7 +242,8 @@ fn format_row(pattern: &str, values: &[StringArray], row: usize) -> std::result:
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
         if digits > 0 && rest[digits..].starts_with('$') {
             let place = rest[..digits].parse::<usize>().ok().and_then(|place| place.checked_sub(1));
-            next = place.ok_or_else(|| wrong("format specifies argument 0, but arguments are numbered from 1".into()))?;
+            next =
+                place.ok_or_else(|| wrong("format specifies argument 0, but arguments are numbered from 1".into()))?;
             rest = &rest[digits + 1..];
         }
         let left = rest.strip_prefix('-');

@@ -48,14 +48,25 @@ pub(super) fn to_char(values: &ArrayRef, patterns: &StringArray) -> Result<Strin
 
 /// Longest first where one begins with another.
 const TIME_PATTERNS: [&str; 43] = [
-    "SSSSS", "SSSS", "Y,YYY", "YYYY", "IYYY", "YYY", "IYY", "YY", "IY", "Y", "HH24", "HH12", "HH", "MI", "SS", "MS", "US",
-    "MONTH", "Month", "month", "MON", "Mon", "mon", "MM", "DAY", "Day", "day", "DY", "Dy", "dy", "DDD", "IDDD", "DD", "ID", "D",
-    "IW", "WW", "W", "CC", "J", "Q", "RM", "I",
+    "SSSSS", "SSSS", "Y,YYY", "YYYY", "IYYY", "YYY", "IYY", "YY", "IY", "Y", "HH24", "HH12", "HH", "MI", "SS", "MS",
+    "US", "MONTH", "Month", "month", "MON", "Mon", "mon", "MM", "DAY", "Day", "day", "DY", "Dy", "dy", "DDD", "IDDD",
+    "DD", "ID", "D", "IW", "WW", "W", "CC", "J", "Q", "RM", "I",
 ];
 const MARKS: [&str; 16] =
     ["A.M.", "P.M.", "a.m.", "p.m.", "AM", "PM", "am", "pm", "TZH", "TZM", "TZ", "tz", "OF", "B.C.", "BC", "AD"];
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 const ROMAN: [&str; 12] = ["I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII"];
@@ -176,11 +187,8 @@ fn write_field(time: NaiveDateTime, is_zoned: bool, field: &str, fill: bool, out
 
 fn write_name(time: NaiveDateTime, field: &str, fill: bool, out: &mut String) {
     let is_month = field.starts_with(['M', 'm']);
-    let full = if is_month {
-        MONTHS[time.month0() as usize]
-    } else {
-        DAYS[time.weekday().num_days_from_sunday() as usize]
-    };
+    let full =
+        if is_month { MONTHS[time.month0() as usize] } else { DAYS[time.weekday().num_days_from_sunday() as usize] };
     let is_short = matches!(field.len(), 2 | 3) && !field.eq_ignore_ascii_case("day");
     let name = if is_short { &full[..3] } else { full };
     let name = match (field.chars().next(), field.chars().nth(1)) {
@@ -347,7 +355,16 @@ fn with_sign(layout: &Layout, body: String, is_negative: bool) -> String {
     let text = match layout.sign {
         Sign::Before => format!("{blank}{}{digits}", if is_negative { "-" } else { " " }),
         Sign::First => format!("{blank}{}{digits}", if is_negative { "-" } else { "+" }),
-        Sign::Last(always) => format!("{body}{}", if is_negative { "-" } else if always { "+" } else { " " }),
+        Sign::Last(always) => format!(
+            "{body}{}",
+            if is_negative {
+                "-"
+            } else if always {
+                "+"
+            } else {
+                " "
+            }
+        ),
         Sign::Brackets if is_negative => format!("{blank}<{digits}>"),
         Sign::Brackets => format!(" {body} "),
     };

@@ -371,12 +371,14 @@ impl Scalar {
             Scalar::Cast { to, is_try, argument } => {
                 format!("{}CAST({} AS {to})", if *is_try { "TRY_" } else { "" }, text(argument))
             }
-            Scalar::Function { name, arguments, result } => match (arguments.as_slice(), functions::integer_operator(name)) {
-                ([left, right], Some(op)) => format!("({} {op} {})", text(left), text(right)),
-                ([of], Some(op)) => format!("({op} {})", text(of)),
-                ([of, _], _) if name == functions::PG_CAST => format!("CAST({} AS {result})", text(of)),
-                _ => format!("{name}({})", join(arguments, ", ")),
-            },
+            Scalar::Function { name, arguments, result } => {
+                match (arguments.as_slice(), functions::integer_operator(name)) {
+                    ([left, right], Some(op)) => format!("({} {op} {})", text(left), text(right)),
+                    ([of], Some(op)) => format!("({op} {})", text(of)),
+                    ([of, _], _) if name == functions::PG_CAST => format!("CAST({} AS {result})", text(of)),
+                    _ => format!("{name}({})", join(arguments, ", ")),
+                }
+            }
         }
     }
 }

@@ -246,8 +246,8 @@ fn sessions() {
             Set { is_local: false, name: "timezone", value: Some("UTC") }
             Set { is_local: false, name: "timezone", value: None }
             Set { is_local: false, name: "client_encoding", value: Some("utf8") }
-            SetTransaction { read_only: Some(true) }
-            SetTransaction { read_only: Some(false) }
+            SetTransaction(TransactionModes { read_only: Some(true), serializable: None })
+            SetTransaction(TransactionModes { read_only: Some(false), serializable: None })
             Reset(Some("a"))
             Reset(None)
             Set { is_local: false, name: "extra_float_digits", value: Some("3") }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
@@ -15,7 +16,8 @@ use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
 use crate::functions::{
-    integer_function, integer_negate, is_integer, is_postgres_cast, postgres_cast, scalar_function,
+    BYTEA_LENGTH, PG_CAST, integer_function, integer_negate, is_integer, is_postgres_cast, postgres_cast,
+    scalar_function,
 };
 
 /// DataFusion's analysis of a plan, and ours behind it, when all types are known.
@@ -71,13 +73,20 @@ fn other_expression(expr: &Expr, schema: &DFSchema) -> Option<Expr> {
         }
         // The sign of a literal is part of it.
         Expr::Negative(of) if !matches!(of.as_ref(), Expr::Literal(..)) => {
-            let function = is_integer(&of.get_type(schema).ok()?).then(|| scalar_function(integer_negate())).flatten()?;
+            let function =
+                is_integer(&of.get_type(schema).ok()?).then(|| scalar_function(integer_negate())).flatten()?;
             Some(function.call(vec![of.as_ref().clone()]))
         }
         Expr::Cast(Cast { expr: of, field }) => {
             let from = of.get_type(schema).ok()?;
             let is_ours = is_postgres_cast(&from, field.data_type());
             is_ours.then(|| postgres_cast(of.as_ref().clone(), field.data_type())).flatten()
+        }
+        Expr::ScalarFunction(call) if matches!(call.func.name(), "character_length" | "octet_length") => {
+            let [Expr::ScalarFunction(cast)] = call.args.as_slice() else { return None };
+            let bytea = cast.args.first().filter(|_| cast.func.name() == PG_CAST)?;
+            let is_bytea = matches!(bytea.get_type(schema), Ok(DataType::Binary));
+            is_bytea.then(|| scalar_function(BYTEA_LENGTH)).flatten().map(|function| function.call(vec![bytea.clone()]))
         }
         _ => None,
     }
@@ -114,13 +123,14 @@ fn as_decimal(expr: &Expr) -> Option<Expr> {
     let precision = u8::try_from(digits.max(1)).ok().filter(|precision| *precision <= 38)?;
     let scale = i8::try_from(fraction.len()).ok()?;
     let unscaled = mainstem_formats::parse_decimal(&text, i32::from(scale))?;
-    Some(Expr::Literal(ScalarValue::Decimal128(Some(unscaled), precision.max(scale.unsigned_abs()), scale), metadata.clone()))
+    Some(Expr::Literal(
+        ScalarValue::Decimal128(Some(unscaled), precision.max(scale.unsigned_abs()), scale),
+        metadata.clone(),
+    ))
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::DataType;
-
     use super::*;
 
     #[test]

@@ -1,7 +1,9 @@
 //! Names of result columns, as PostgreSQL gives them to items without alias.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 
+use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{Expr, Ident, Query, SelectItem, SetExpr};
 
 use crate::parse::fold;
@@ -66,7 +68,7 @@ fn distinct_names_of(body: &mut SetExpr) {
                     }
                     // Two different subqueries can have the same name.
                     SelectItem::UnnamedExpr(expr @ Expr::Subquery(_)) => (expr, seen.insert("subquery".to_owned())),
-                    SelectItem::UnnamedExpr(expr) => (expr, seen.insert(expr.to_string())),
+                    SelectItem::UnnamedExpr(expr) => (expr, seen.insert(planned_name(expr))),
                     SelectItem::ExprWithAlias { expr, alias } => (expr, seen.insert(fold(alias))),
                     _ => continue,
                 };
@@ -78,6 +80,22 @@ fn distinct_names_of(body: &mut SetExpr) {
         }
         _ => {}
     }
+}
+
+/// What stands for the name that DataFusion gives to an item: equal for items to which it gives equal ones, that is without
+/// casts and parentheses.
+fn planned_name(expr: &Expr) -> String {
+    let mut expr = expr.clone();
+    // What cannot be rewritten is refused when it is planned.
+    let _ = super::rewrite_windows(&mut expr);
+    let _ = datafusion::sql::sqlparser::ast::visit_expressions_mut(&mut expr, |part| {
+        if let Expr::Nested(inner) | Expr::Cast { expr: inner, .. } = part {
+            let inner = std::mem::replace(inner.as_mut(), Expr::Wildcard(AttachedToken::empty()));
+            *part = inner;
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    expr.to_string()
 }
 
 fn item_name(item: &SelectItem) -> Option<String> {

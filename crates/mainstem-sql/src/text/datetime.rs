@@ -56,7 +56,9 @@ fn read_date(text: &str, is_bc: bool) -> Option<NaiveDate> {
     let date = match (parts.next(), parts.next(), parts.next()) {
         (Some(month), Some(day), None) => (number(year, 4..=6)?, number(month, 1..=2)?, number(day, 1..=2)?),
         // 20240229
-        (None, ..) if year.len() == 8 => (number(&year[..4], 4..=4)?, number(&year[4..6], 2..=2)?, number(&year[6..], 2..=2)?),
+        (None, ..) if year.len() == 8 => {
+            (number(&year[..4], 4..=4)?, number(&year[4..6], 2..=2)?, number(&year[6..], 2..=2)?)
+        }
         _ => return None,
     };
     let year = match (date.0, is_bc) {
@@ -103,7 +105,9 @@ pub(crate) fn to_utc(local_us: i64, zone: Tz) -> Option<i64> {
     let offset = match resolved {
         chrono::LocalResult::Single(time) => time.offset().fix(),
         chrono::LocalResult::Ambiguous(_, later) => later.offset().fix(),
-        chrono::LocalResult::None => zone.offset_from_utc_datetime(&local.checked_sub_signed(TimeDelta::days(1))?).fix(),
+        chrono::LocalResult::None => {
+            zone.offset_from_utc_datetime(&local.checked_sub_signed(TimeDelta::days(1))?).fix()
+        }
     };
     local_us.checked_sub(i64::from(offset.local_minus_utc()) * 1_000_000)
 }
@@ -145,7 +149,16 @@ mod tests {
         ] {
             assert_eq!(utc(text), Some(us), "{text}");
         }
-        for text in ["", "2023-02-29", "2024-13-01", "2024-02-29 25:00", "2024-02-29 12", "0000-01-01", "x", "2024-02-29 12:00 Nowhere"] {
+        for text in [
+            "",
+            "2023-02-29",
+            "2024-13-01",
+            "2024-02-29 25:00",
+            "2024-02-29 12",
+            "0000-01-01",
+            "x",
+            "2024-02-29 12:00 Nowhere",
+        ] {
             assert_eq!(utc(text), None, "{text}");
         }
     }
@@ -153,7 +166,9 @@ mod tests {
     #[test]
     fn hours_that_a_clock_skips_or_shows_twice_are_read_as_postgres_does() {
         let zone = read_zone("America/New_York").expect("known");
-        let at = |text: &str| to_utc(Moment::read(text).expect("reads").local_us, zone).and_then(naive).expect("in range").to_string();
+        let at = |text: &str| {
+            to_utc(Moment::read(text).expect("reads").local_us, zone).and_then(naive).expect("in range").to_string()
+        };
         assert_eq!(at("2013-11-03 01:30"), "2013-11-03 06:30:00");
         assert_eq!(at("2013-03-10 02:30"), "2013-03-10 07:30:00");
         assert_eq!(at("2013-07-01 12:00"), "2013-07-01 16:00:00");

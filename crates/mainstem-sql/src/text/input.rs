@@ -54,9 +54,7 @@ fn each<T>(
 /// Types of one fixed size.
 fn plain(texts: &[Option<&str>], sql_type: &SqlType, column: &str) -> Result<ArrayRef, SqlError> {
     Ok(match sql_type {
-        SqlType::Interval => {
-            Arc::new(IntervalMonthDayNanoArray::from(each(texts, sql_type, column, parse_interval)?))
-        }
+        SqlType::Interval => Arc::new(IntervalMonthDayNanoArray::from(each(texts, sql_type, column, parse_interval)?)),
         SqlType::Date => {
             let days = |text: &str| i32::try_from(Moment::read(text)?.local_us.div_euclid(DAY_US)).ok();
             Arc::new(Date32Array::from(each(texts, sql_type, column, days)?))
@@ -115,7 +113,9 @@ pub fn unreadable(sql_type: &SqlType, text: &str) -> SqlError {
         SqlType::Numeric { precision, scale } if is_whole || text.trim().parse::<f64>().is_ok_and(f64::is_finite) => {
             numeric_overflow(*precision, *scale)
         }
-        SqlType::Numeric { .. } => SqlError::new("22P02", format!("invalid input syntax for type numeric: \"{shown}\"")),
+        SqlType::Numeric { .. } => {
+            SqlError::new("22P02", format!("invalid input syntax for type numeric: \"{shown}\""))
+        }
         SqlType::Date | SqlType::Time | SqlType::Timestamp | SqlType::Timestamptz | SqlType::Interval => {
             SqlError::new("22007", format!("invalid input syntax for type {sql_type}: \"{shown}\""))
         }
