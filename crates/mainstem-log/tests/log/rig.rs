@@ -27,6 +27,7 @@ pub(crate) fn config() -> LogConfig {
         checkpoint_bytes: 24 << 10,
         reserve_bytes: 16 << 10,
         index_interval_bytes: 256,
+        compaction_map_bytes: 64 << 10,
     }
 }
 
