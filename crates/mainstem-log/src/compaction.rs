@@ -243,7 +243,7 @@ impl Shared {
         let Phase::Rewriting { groups, group } = &mut run.phase else { return Ok(Stepped::Over) };
         let Some(at_work) = group else {
             let Some(sealed) = groups.pop_front() else { return Ok(Stepped::Over) };
-            *group = Some(self.begin_group(&run.partition, sealed)?);
+            *group = Some(Box::new(self.begin_group(&run.partition, sealed)?));
             return Ok(Stepped::On(0));
         };
         let Some(open) = &mut at_work.source else {
@@ -251,7 +251,7 @@ impl Shared {
                 at_work.source = Some(Source::new(&sealed.segment, self.open_source(&sealed.segment)?.file.clone()));
                 at_work.next += 1;
             } else if let Some(group) = group.take() {
-                self.finish_group(&run.partition, group, report)?;
+                self.finish_group(&run.partition, *group, report)?;
             }
             return Ok(Stepped::On(0));
         };
