@@ -11,6 +11,7 @@ use mainstem_kafka_wire::messages::ResponseError;
 use mainstem_kafka_wire::produce::{
     ProducePartition, ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopic, ProduceTopicResponse,
 };
+use mainstem_kafka_wire::records::{DECOMPRESSED_BYTES_MAX, for_each_record};
 use mainstem_log::{
     Accepted, AppendError, Atomicity, Csn, Entry, Part, PartError, Placed, Stopped, TopicId, TopicPartition, Urgency,
 };
@@ -131,6 +132,9 @@ impl Broker {
         }
         let mut batches = partition.records.unwrap_or_default();
         let header = check_batch(&batches, settings.message_bytes_max, version)?;
+        if settings.partition.compaction.is_some() {
+            check_keys(&batches, &header)?;
+        }
         let mut log_append_time_ms = -1;
         if settings.is_log_append_time {
             log_append_time_ms = self.inner.clock.wall_ms();
@@ -284,6 +288,22 @@ fn check_batch(records: &Bytes, bytes_max: usize, version: i16) -> Result<BatchH
         return Err(Refusal::new(ResponseError::UnsupportedCompressionType, message));
     }
     Ok(header)
+}
+
+/// In a compacted topic every record has a key. Only for such topics: it takes decompressing the batch.
+fn check_keys(batch: &Bytes, header: &BatchHeader) -> Result<(), Refusal> {
+    let mut expected = header.base_offset;
+    let mut wrong = None;
+    let read = for_each_record(batch, DECOMPRESSED_BYTES_MAX, |record| {
+        if record.key.is_none() {
+            wrong.get_or_insert("a compacted topic takes no record without a key");
+        } else if record.offset != expected {
+            wrong.get_or_insert("the records of the batch do not follow one another");
+        }
+        expected = expected.wrapping_add(1);
+    });
+    read.map_err(|error| refusal_of_batch(&error))?;
+    wrong.map_or(Ok(()), |message| Err(Refusal::new(ResponseError::InvalidRecord, message)))
 }
 
 fn refusal_of_batch(error: &BatchError) -> Refusal {

@@ -81,7 +81,7 @@ enum Phase {
     },
     Rewriting {
         groups: VecDeque<Vec<Sealed>>,
-        group: Option<Group>,
+        group: Option<Box<Group>>,
     },
 }
 

@@ -609,7 +609,6 @@ fn nothing_acknowledged_is_lost_whenever_the_power_goes() {
         }
     }
     let (records, tombstones) = *REMOVED.lock();
-    println!("compaction removed {records} records and {tombstones} tombstones");
     assert!(seeds < 50 || records > 1_000 && tombstones > 50, "{records} records, {tombstones} tombstones");
 }
 
