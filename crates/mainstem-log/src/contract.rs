@@ -283,6 +283,9 @@ pub struct PartitionState {
     pub bytes: u64,
     /// Largest record timestamp at or below the high watermark, -1 when none.
     pub max_timestamp: i64,
+    /// Compaction has removed records below this offset, 0 when it never has: who needs all of the history from an earlier
+    /// offset on cannot have it. Nothing at or above a hold is ever below it.
+    pub compacted_below: i64,
 }
 
 /// One step of the order: what an entry added to one partition.

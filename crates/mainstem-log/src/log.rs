@@ -161,6 +161,7 @@ impl Log {
             end_offset,
             bytes: partition.bytes(),
             max_timestamp: partition.max_timestamp(),
+            compacted_below: partition.compacted_below(),
         })
     }
 

@@ -138,6 +138,13 @@ impl Partition {
         self.compacted_to.fetch_max(offset, Ordering::AcqRel);
     }
 
+    /// The end of the last segment that compaction has written.
+    pub(crate) fn compacted_below(&self) -> i64 {
+        let segments = self.segments.read();
+        let ends = segments.iter().zip(segments.iter().skip(1));
+        ends.filter(|(segment, _)| segment.generation > 0).map(|(_, next)| next.base_offset).last().unwrap_or(0)
+    }
+
     pub(crate) fn segments(&self) -> Vec<Arc<Segment>> {
         self.segments.read().clone()
     }

@@ -104,6 +104,7 @@ fn the_last_record_of_each_key_stays_at_its_offset() {
     let now = log.partition(a()).expect("it is there");
     assert_eq!((now.start_offset, now.high_watermark, now.end_offset), (0, state.high_watermark, state.end_offset));
     assert!(now.bytes < state.bytes);
+    assert_eq!((state.compacted_below, now.compacted_below), (0, 6));
 
     // From inside a hole a reader gets the next batch that exists.
     let read = log.read(a(), 0, 1, true).expect("it reads");
