@@ -21,6 +21,9 @@ use crate::broker::{Broker, CloseConnection, Reply};
 use crate::codec::{Refusal, text};
 use crate::topic_config::TopicSettings;
 
+/// To how much a batch for a compacted topic may decompress in any case: compaction has it in memory.
+const OPENED_BYTES_MIN: usize = 64 << 20;
+
 /// A partition's place in the response: topic and partition by position.
 type Place = (usize, usize);
 
@@ -133,7 +136,7 @@ impl Broker {
         let mut batches = partition.records.unwrap_or_default();
         let header = check_batch(&batches, settings.message_bytes_max, version)?;
         if settings.partition.compaction.is_some() {
-            check_keys(&batches, &header)?;
+            check_keys(&batches, &header, settings.message_bytes_max)?;
         }
         let mut log_append_time_ms = -1;
         if settings.is_log_append_time {
@@ -291,10 +294,11 @@ fn check_batch(records: &Bytes, bytes_max: usize, version: i16) -> Result<BatchH
 }
 
 /// In a compacted topic every record has a key. Only for such topics: it takes decompressing the batch.
-fn check_keys(batch: &Bytes, header: &BatchHeader) -> Result<(), Refusal> {
+fn check_keys(batch: &Bytes, header: &BatchHeader, bytes_max: usize) -> Result<(), Refusal> {
+    let limit = bytes_max.saturating_mul(4).clamp(OPENED_BYTES_MIN, DECOMPRESSED_BYTES_MAX);
     let mut expected = header.base_offset;
     let mut wrong = None;
-    let read = for_each_record(batch, DECOMPRESSED_BYTES_MAX, |record| {
+    let read = for_each_record(batch, limit, |record| {
         if record.key.is_none() {
             wrong.get_or_insert("a compacted topic takes no record without a key");
         } else if record.offset != expected {

@@ -9,7 +9,7 @@
 use bytes::Bytes;
 
 pub use self::builder::RecordBatchBuilder;
-pub use self::retain::{Retained, empty_batch, retain};
+pub use self::retain::{OpenBatch, Retained, empty_batch, retain};
 use crate::batch::{BatchError, BatchHeader, Compression, HEADER_BYTES};
 use crate::compression::decompress;
 use crate::varint;

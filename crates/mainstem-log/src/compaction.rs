@@ -25,7 +25,7 @@ mod rewrite;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use mainstem_kafka_wire::records::{DECOMPRESSED_BYTES_MAX, for_each_record};
+use mainstem_kafka_wire::records::{DECOMPRESSED_BYTES_MAX, OpenBatch};
 
 use crate::failure::{Failure, at};
 use crate::partition::{DamagedAt, Partition};
@@ -227,12 +227,10 @@ impl Shared {
         run.mapped_to = run.mapped_to.max(header.base_offset);
         let supersedes = !header.is_control() && !header.is_transactional() && header.record_count > 0;
         if supersedes && header.next_offset() > run.compacted_to {
-            for (hash, offset) in keys_of(&bytes, run.compacted_to) {
-                if !run.map.put(hash, offset) {
-                    run.mapped_to = offset;
-                    run.begin_rewriting();
-                    return Ok(Stepped::On(bytes.len() as u64));
-                }
+            if let Some(offset) = put_keys(&mut run.map, &bytes, run.compacted_to) {
+                run.mapped_to = offset;
+                run.begin_rewriting();
+                return Ok(Stepped::On(bytes.len() as u64));
             }
         }
         run.mapped_to = run.mapped_to.max(header.next_offset());
@@ -426,18 +424,17 @@ impl Run {
     }
 }
 
-/// The keys of a batch with their offsets, from `from` on; none when it cannot be read, for then nobody can.
-fn keys_of(batch: &[u8], from: i64) -> Vec<(keys::KeyHash, i64)> {
-    let mut keys = Vec::new();
-    let mut expected = i64::MIN;
-    let mut is_sound = true;
-    let read = for_each_record(batch, DECOMPRESSED_BYTES_MAX, |record| {
-        is_sound &= record.offset >= expected;
-        expected = record.offset.saturating_add(1);
-        if let Some(key) = record.key.filter(|_| record.offset >= from) {
-            keys.push((hash_of(key), record.offset));
+/// Notes the keys of a batch from offset `from` on; the offset of the first one for which there is no room. A batch that
+/// cannot be read has no keys: nobody can read it.
+fn put_keys(map: &mut KeyMap, batch: &[u8], from: i64) -> Option<i64> {
+    let opened = OpenBatch::open(batch, DECOMPRESSED_BYTES_MAX).ok()?;
+    let mut left_out = None;
+    opened.for_each(|record| {
+        if let Some(key) = record.key.filter(|_| left_out.is_none() && record.offset >= from)
+            && !map.put(hash_of(key), record.offset)
+        {
+            left_out = Some(record.offset);
         }
     });
-    let last = mainstem_kafka_wire::batch::BatchHeader::parse(batch).map_or(i64::MIN, |header| header.last_offset());
-    if read.is_err() || !is_sound || expected > last.saturating_add(1) { Vec::new() } else { keys }
+    left_out
 }

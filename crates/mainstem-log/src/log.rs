@@ -168,8 +168,8 @@ impl Log {
     /// Whole batches from the one that holds `offset`, up to the high watermark, about `bytes_max` bytes; with
     /// `at_least_one` the first batch comes even if it is larger. Answers less at the end of a segment: read on.
     ///
-    /// Where compaction has removed the records at `offset`, the first batch is the next one with records. Batches without
-    /// records may follow it: they cover the offsets of what is gone.
+    /// Where compaction has removed the records at `offset`, the first batch is the next one with records, if there is one.
+    /// Batches without records may follow it: they cover the offsets of what is gone.
     pub fn read(
         &self,
         partition: TopicPartition,
@@ -181,7 +181,7 @@ impl Log {
     }
 
     /// Like [`Log::read`] with at least one batch, but stops at `end_offset`, which must be the end of a batch, as the
-    /// order names them. When all records up to it are gone, the answer has no batches and goes on at `end_offset`.
+    /// order names them. When all records up to it are gone, the answer has none and goes on at `end_offset`.
     pub fn read_until(
         &self,
         partition: TopicPartition,

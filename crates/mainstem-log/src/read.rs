@@ -64,9 +64,12 @@ impl Shared {
         loop {
             let found = self.read_segment(&partition, wanted)?;
             let skipped = empty_bytes(&found.batches);
-            if skipped < found.batches.len() || found.batches.is_empty() || found.next_offset >= end {
-                // A batch that stands for what is gone may reach behind the end; what is asked for does not.
-                let (batches, next_offset) = (found.batches.slice(skipped..), found.next_offset.min(end));
+            let has_records = skipped < found.batches.len();
+            if has_records || found.batches.is_empty() || found.next_offset >= end {
+                // Before the end a batch without records comes after all: a Kafka client gets on by it.
+                let batches = if has_records { found.batches.slice(skipped..) } else { found.batches };
+                // It may reach behind the end; what is asked for does not.
+                let next_offset = found.next_offset.min(end);
                 return Ok(Read { batches, next_offset, high_watermark, start_offset });
             }
             wanted.offset = found.next_offset;

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use mainstem_disk::DiskFile;
 use mainstem_kafka_wire::batch::{BatchHeader, HEADER_BYTES};
 
 use super::Sealed;
@@ -120,13 +119,11 @@ impl Shared {
 
     /// Whether the first batch of a segment has a time, and that lies before `before`.
     fn is_older(&self, segment: &Segment, before: i64) -> bool {
-        let Ok(open) = self.storage.segments.open(segment) else { return false };
-        first_timestamp(&open.file).is_some_and(|first| first >= 0 && first < before)
+        let read = || {
+            let mut bytes = [0; HEADER_BYTES];
+            self.storage.segments.open(segment).ok()?.file.read_exact_at(&mut bytes, 0).ok()?;
+            Some(BatchHeader::parse(&bytes).ok()?.max_timestamp)
+        };
+        segment.first_timestamp(read).is_some_and(|first| first >= 0 && first < before)
     }
-}
-
-fn first_timestamp(file: &Arc<dyn DiskFile>) -> Option<i64> {
-    let mut bytes = [0; HEADER_BYTES];
-    file.read_exact_at(&mut bytes, 0).ok()?;
-    Some(BatchHeader::parse(&bytes).ok()?.max_timestamp)
 }

@@ -10,15 +10,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mainstem_disk::DiskFile;
-use mainstem_kafka_wire::batch::{BatchHeader, verify_crc};
+use mainstem_kafka_wire::batch::{BatchHeader, HEADER_BYTES, verify_crc};
 use mainstem_kafka_wire::records::{DECOMPRESSED_BYTES_MAX, RecordRef, Retained, empty_batch, retain};
 
 use super::keys::{KeyMap, hash_of};
 use crate::failure::{Failure, at};
-use crate::segment::{HeaderScan, NO_HORIZON, ScanError, Segment, SegmentIndex, SegmentName};
+use crate::segment::{NO_HORIZON, Segment, SegmentIndex, SegmentName, parse_at};
 use crate::{CompactionReport, TopicPartition};
 
-/// Written at once.
+/// Read or written at once.
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// What decides about a record.
@@ -251,35 +251,56 @@ pub(super) enum SourceError {
 pub(super) struct Source {
     path: String,
     file: Arc<dyn DiskFile>,
+    /// Where the next batch begins, and so does the buffer.
     position: u64,
+    buffer: Bytes,
     end: u64,
     offset: i64,
 }
 
 impl Source {
     pub(super) fn new(segment: &Segment, file: Arc<dyn DiskFile>) -> Self {
-        Self { path: segment.path(), file, position: 0, end: segment.len(), offset: segment.base_offset }
+        let (path, end, offset) = (segment.path(), segment.len(), segment.base_offset);
+        Self { path, file, position: 0, buffer: Bytes::new(), end, offset }
     }
 
     pub(super) fn next(&mut self) -> Result<Option<(BatchHeader, Bytes)>, SourceError> {
-        let mut scan = HeaderScan { file: &self.file, position: self.position, end: self.end, offset: self.offset };
-        let damaged = |position: u64, offset: i64, what: &str| {
-            SourceError::Damaged(offset, format!("{} at byte {position}: {what}", self.path))
-        };
-        let (header, position) = match scan.next() {
-            Ok(Some(found)) => found,
-            Ok(None) => return Ok(None),
-            Err(ScanError::Io(source)) => return Err(SourceError::Failed(at(&self.path)(source))),
-            Err(ScanError::Damaged { position, offset }) => {
-                return Err(damaged(position, offset, &format!("no batch of offset {offset}")));
-            }
-        };
-        let mut bytes = vec![0; header.total_bytes()];
-        self.file.read_exact_at(&mut bytes, position).map_err(|source| SourceError::Failed(at(&self.path)(source)))?;
-        if !verify_crc(&bytes) {
-            return Err(damaged(position, header.base_offset, "the checksum of the batch is wrong"));
+        if self.position >= self.end {
+            return Ok(None);
         }
-        (self.position, self.offset) = (scan.position, scan.offset);
-        Ok(Some((header, Bytes::from(bytes))))
+        self.fill(HEADER_BYTES)?;
+        let header = parse_at(&self.buffer, self.offset);
+        let fits = |header: &BatchHeader| self.position + header.total_bytes() as u64 <= self.end;
+        let Some(header) = header.filter(fits) else {
+            return Err(self.damaged(&format!("no batch of offset {}", self.offset)));
+        };
+        self.fill(header.total_bytes())?;
+        if !self.buffer.get(..header.total_bytes()).is_some_and(verify_crc) {
+            return Err(self.damaged("the checksum of the batch is wrong"));
+        }
+        self.position += header.total_bytes() as u64;
+        self.offset = header.next_offset();
+        Ok(Some((header, self.buffer.split_to(header.total_bytes()))))
+    }
+
+    /// Has at least `wanted` bytes in the buffer, or all up to the end.
+    fn fill(&mut self, wanted: usize) -> Result<(), SourceError> {
+        if self.buffer.len() >= wanted {
+            return Ok(());
+        }
+        let left = usize::try_from(self.end - self.position).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; left.min(wanted.max(CHUNK_BYTES))];
+        match self.file.read_exact_at(&mut bytes, self.position) {
+            Ok(()) => self.buffer = Bytes::from(bytes),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(self.damaged("the file ends too early"));
+            }
+            Err(source) => return Err(SourceError::Failed(at(&self.path)(source))),
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, what: &str) -> SourceError {
+        SourceError::Damaged(self.offset, format!("{} at byte {}: {what}", self.path, self.position))
     }
 }

@@ -12,8 +12,8 @@ mod index;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use mainstem_disk::{Disk, DiskFile, Open};
 use mainstem_kafka_wire::batch::{BatchHeader, HEADER_BYTES};
@@ -90,6 +90,8 @@ pub(crate) struct Segment {
     pub(crate) delete_horizon: i64,
     len: AtomicU64,
     max_timestamp: AtomicI64,
+    /// Largest timestamp of its first batch, once somebody has asked.
+    first_timestamp: OnceLock<i64>,
     /// Its files are about to go: they are not kept open any more.
     is_gone: AtomicBool,
 }
@@ -114,6 +116,7 @@ impl Segment {
             delete_horizon,
             len: AtomicU64::new(len),
             max_timestamp: AtomicI64::new(max_timestamp),
+            first_timestamp: OnceLock::new(),
             is_gone: AtomicBool::new(false),
         }
     }
@@ -128,6 +131,15 @@ impl Segment {
 
     pub(crate) fn max_timestamp(&self) -> i64 {
         self.max_timestamp.load(Ordering::Acquire)
+    }
+
+    /// The largest timestamp of its first batch, read by `read` when it is not known.
+    pub(crate) fn first_timestamp(&self, read: impl FnOnce() -> Option<i64>) -> Option<i64> {
+        if let Some(known) = self.first_timestamp.get() {
+            return Some(*known);
+        }
+        let first = read()?;
+        Some(*self.first_timestamp.get_or_init(|| first))
     }
 
     pub(crate) fn grow(&self, len: u64, max_timestamp: i64) {

@@ -113,7 +113,8 @@ fn the_last_record_of_each_key_stays_at_its_offset() {
     // The order's ends stay good ends, also inside a hole.
     for (from, until) in [(0, 1), (0, 2), (1, 2), (5, 6)] {
         let read = log.read_until(a(), from, until, 1 << 20).expect("it reads");
-        assert_eq!((read.batches.len(), read.next_offset), (0, until), "{from}..{until}");
+        let is_empty = split(&read.batches).all(|batch| batch.expect("whole").0.record_count == 0);
+        assert!(is_empty && read.next_offset == until, "{from}..{until}");
     }
     assert_eq!(log.read_until(a(), 0, 3, 1 << 20).expect("it reads").next_offset, 3);
     let steps = log.order(Csn::ZERO, Csn(99), 100).expect("the order reads");
@@ -175,6 +176,27 @@ fn a_tombstone_goes_only_after_its_delete_horizon() {
     assert_eq!(shown(&log), "1:b=1 3:x=1 4:y=1 5:z=1 6:w=1");
     let log = restart(&rig, log, config);
     assert_eq!(shown(&log), "1:b=1 3:x=1 4:y=1 5:z=1 6:w=1");
+}
+
+#[test]
+fn a_reader_gets_to_the_end_when_the_last_records_are_gone() {
+    let config = with(|config| (config.delete_retention_ms, config.segment_ms) = (1_000, Some(5_000)));
+    let (rig, log) = open(22, config);
+    write(&rig, &log, "x=1 y=1 a=1 b=1 a b");
+    for _ in 0..3 {
+        rig.clock.advance(Duration::from_secs(10));
+        compact(&log);
+    }
+    assert_eq!(shown(&log), "0:x=1 1:y=1");
+    for offset in 2..6 {
+        let read = log.read(a(), offset, 1, true).expect("it reads");
+        let (header, _) = split(&read.batches).next().expect("a batch").expect("whole");
+        assert_eq!((header.record_count, header.next_offset(), read.next_offset), (0, 6, 6), "from {offset}");
+    }
+    assert!(log.read(a(), 6, 1, true).expect("it reads").batches.is_empty());
+    let log = restart(&rig, log, config);
+    write(&rig, &log, "c=1");
+    assert_eq!(shown(&log), "0:x=1 1:y=1 6:c=1");
 }
 
 #[test]
