@@ -215,7 +215,7 @@ impl Shared {
                 }
                 None => {
                     run.mapped_to = run.sealed.last().map_or(run.mapped_to, |sealed| sealed.end);
-                    run.begin_rewriting();
+                    run.begin_rewriting(self.clock.wall_ms());
                 }
             }
             return Ok(Stepped::On(0));
@@ -226,12 +226,13 @@ impl Shared {
         };
         run.mapped_to = run.mapped_to.max(header.base_offset);
         let supersedes = !header.is_control() && !header.is_transactional() && header.record_count > 0;
-        if supersedes && header.next_offset() > run.compacted_to {
-            if let Some(offset) = put_keys(&mut run.map, &bytes, run.compacted_to) {
-                run.mapped_to = offset;
-                run.begin_rewriting();
-                return Ok(Stepped::On(bytes.len() as u64));
-            }
+        if supersedes
+            && header.next_offset() > run.compacted_to
+            && let Some(offset) = put_keys(&mut run.map, &bytes, run.compacted_to)
+        {
+            run.mapped_to = offset;
+            run.begin_rewriting(self.clock.wall_ms());
+            return Ok(Stepped::On(bytes.len() as u64));
         }
         run.mapped_to = run.mapped_to.max(header.next_offset());
         Ok(Stepped::On(bytes.len() as u64))
@@ -402,7 +403,7 @@ impl Shared {
 
 impl Run {
     /// Neighbours that are small enough make one segment.
-    fn begin_rewriting(&mut self) {
+    fn begin_rewriting(&mut self, now: i64) {
         let bytes_max = self.partition.config().segment_bytes.clamp(1, SEGMENT_BYTES_MAX / 2);
         let mut groups: VecDeque<Vec<Sealed>> = VecDeque::new();
         let mut bytes = 0;
@@ -419,6 +420,10 @@ impl Run {
                 }
             }
             bytes += len;
+        }
+        if self.map.is_empty() {
+            // Nothing is superseded: only tombstones may go.
+            groups.retain(|group| group.iter().any(|sealed| sealed.segment.delete_horizon <= now));
         }
         self.phase = Phase::Rewriting { groups, group: None };
     }

@@ -142,7 +142,7 @@ impl Partition {
     pub(crate) fn compacted_below(&self) -> i64 {
         let segments = self.segments.read();
         let ends = segments.iter().zip(segments.iter().skip(1));
-        ends.filter(|(segment, _)| segment.generation > 0).map(|(_, next)| next.base_offset).last().unwrap_or(0)
+        ends.filter(|(segment, _)| segment.generation > 0).map(|(_, next)| next.base_offset).next_back().unwrap_or(0)
     }
 
     pub(crate) fn segments(&self) -> Vec<Arc<Segment>> {

@@ -54,6 +54,10 @@ impl KeyMap {
         true
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys == 0
+    }
+
     /// The last offset of the key.
     pub(super) fn get(&self, hash: KeyHash) -> Option<i64> {
         self.slots.get(self.find(hash)).map(|slot| slot.offset).filter(|offset| *offset != FREE)
