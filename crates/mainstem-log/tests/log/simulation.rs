@@ -20,11 +20,9 @@ use crate::rig::{Rig, batch, read_from, records_from, segments, topic};
 
 const PRODUCERS: u64 = 3;
 const DELETE_RETENTION_MS: i64 = 40_000;
-/// Keys of a compacted partition.
-const KEYS: u64 = 6;
-
+/// The key of a record in a compacted partition: a few come often, together they are more than the smallest map holds.
 fn key_of(id: u64) -> u64 {
-    id % KEYS
+    if id % 3 == 0 { id % 6 } else { id % 90 }
 }
 
 fn is_tombstone(id: u64) -> bool {
@@ -122,7 +120,8 @@ struct Held {
 
 impl Run {
     fn new(seed: u64, ignore_sync: bool) -> Self {
-        let rig = Rig::new(seed);
+        let mut rig = Rig::new(seed);
+        rig.config.compaction_map_bytes = 0;
         rig.disk.ignore_sync(ignore_sync);
         Self {
             rig,
@@ -609,7 +608,7 @@ fn nothing_acknowledged_is_lost_whenever_the_power_goes() {
         }
     }
     let (records, tombstones) = *REMOVED.lock();
-    assert!(seeds < 50 || records > 1_000 && tombstones > 50, "{records} records, {tombstones} tombstones");
+    assert!(seeds < 50 || records > 1_000 && tombstones > 20, "{records} records, {tombstones} tombstones");
 }
 
 #[test]
