@@ -291,6 +291,10 @@ impl Broker {
 
     /// Does everything that happens by time, for ever. The server spawns it and drops it at the end.
     pub async fn run(&self) {
+        tokio::join!(self.run_groups_and_retention(), self.compact_for_ever());
+    }
+
+    async fn run_groups_and_retention(&self) {
         let retention = Duration::from_millis(self.inner.config.retention_check_ms);
         let mut retention = tokio::time::interval(retention);
         retention.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

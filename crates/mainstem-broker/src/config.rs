@@ -44,6 +44,9 @@ pub struct BrokerConfig {
     pub group_members_max: usize,
     /// `offsets.topic.num.partitions`, when that topic is made.
     pub offsets_topic_partitions: i32,
+    /// `offsets.topic.segment.bytes`; 100 MiB in Kafka. Less here: only sealed segments are compacted, and a start reads all
+    /// of the topic.
+    pub offsets_topic_segment_bytes: u64,
     /// `offsets.retention.minutes`, in milliseconds.
     pub offsets_retention_ms: i64,
     /// `offset.metadata.max.bytes`
@@ -54,6 +57,11 @@ pub struct BrokerConfig {
     pub fetch_wait_ms_max: i32,
     /// How often retention looks for what can go.
     pub retention_check_ms: u64,
+    /// `log.cleaner.backoff.ms`: how long compaction rests when nothing is left to do.
+    pub compaction_check_ms: u64,
+    /// `log.cleaner.io.max.bytes.per.second`: what compaction reads at most; no limit in Kafka. A limit here, so that
+    /// producers and readers keep their share of the disk.
+    pub compaction_bytes_per_second: u64,
 }
 
 impl Default for BrokerConfig {
@@ -78,11 +86,14 @@ impl Default for BrokerConfig {
             group_initial_rebalance_delay_ms: 0,
             group_members_max: 10_000,
             offsets_topic_partitions: 50,
+            offsets_topic_segment_bytes: 16 << 20,
             offsets_retention_ms: 7 * 24 * 3600 * 1000,
             offset_metadata_bytes_max: 4096,
             fetch_bytes_max: 55 << 20,
             fetch_wait_ms_max: 300_000,
             retention_check_ms: 300_000,
+            compaction_check_ms: 15_000,
+            compaction_bytes_per_second: 64 << 20,
         }
     }
 }

@@ -11,6 +11,7 @@ use mainstem_kafka_wire::messages::ResponseError;
 use mainstem_kafka_wire::produce::{
     ProducePartition, ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopic, ProduceTopicResponse,
 };
+use mainstem_kafka_wire::records::{DECOMPRESSED_BYTES_MAX, for_each_record};
 use mainstem_log::{
     Accepted, AppendError, Atomicity, Csn, Entry, Part, PartError, Placed, Stopped, TopicId, TopicPartition, Urgency,
 };
@@ -19,6 +20,9 @@ use tokio::sync::oneshot;
 use crate::broker::{Broker, CloseConnection, Reply};
 use crate::codec::{Refusal, text};
 use crate::topic_config::TopicSettings;
+
+/// To how much a batch for a compacted topic may decompress in any case: compaction has it in memory.
+const OPENED_BYTES_MIN: usize = 64 << 20;
 
 /// A partition's place in the response: topic and partition by position.
 type Place = (usize, usize);
@@ -131,6 +135,9 @@ impl Broker {
         }
         let mut batches = partition.records.unwrap_or_default();
         let header = check_batch(&batches, settings.message_bytes_max, version)?;
+        if settings.partition.compaction.is_some() {
+            check_keys(&batches, &header, settings.message_bytes_max)?;
+        }
         let mut log_append_time_ms = -1;
         if settings.is_log_append_time {
             log_append_time_ms = self.inner.clock.wall_ms();
@@ -288,6 +295,23 @@ fn check_batch(records: &Bytes, bytes_max: usize, version: i16) -> Result<BatchH
         return Err(Refusal::new(ResponseError::UnsupportedCompressionType, message));
     }
     Ok(header)
+}
+
+/// In a compacted topic every record has a key. Only for such topics: it takes decompressing the batch.
+fn check_keys(batch: &Bytes, header: &BatchHeader, bytes_max: usize) -> Result<(), Refusal> {
+    let limit = bytes_max.saturating_mul(4).clamp(OPENED_BYTES_MIN, DECOMPRESSED_BYTES_MAX);
+    let mut expected = header.base_offset;
+    let mut wrong = None;
+    let read = for_each_record(batch, limit, |record| {
+        if record.key.is_none() {
+            wrong.get_or_insert("a compacted topic takes no record without a key");
+        } else if record.offset != expected {
+            wrong.get_or_insert("the records of the batch do not follow one another");
+        }
+        expected = expected.wrapping_add(1);
+    });
+    read.map_err(|error| refusal_of_batch(&error))?;
+    wrong.map_or(Ok(()), |message| Err(Refusal::new(ResponseError::InvalidRecord, message)))
 }
 
 fn refusal_of_batch(error: &BatchError) -> Refusal {

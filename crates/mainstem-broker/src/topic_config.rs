@@ -1,13 +1,13 @@
 //! Settings of topics by Kafka's names: which are known, what they may be, and what they mean here.
 //!
 //! All of Kafka's names are accepted, so that tools that set them work. Those that have no meaning on one node (replication
-//! throttles, flush intervals: every write is synced) are kept and shown, and do nothing. Those that would mean something
-//! that is not there yet (compaction, recompression) are refused by name.
+//! throttles, flush intervals: every write is synced) are kept and shown, and do nothing. What would mean something that is
+//! not there yet (recompression) is refused by name.
 
 use std::collections::BTreeMap;
 
-use mainstem_catalog::{Topic, TopicOwner};
-use mainstem_log::PartitionConfig;
+use mainstem_catalog::{OFFSETS_TOPIC, Topic, TopicOwner};
+use mainstem_log::{CompactionConfig, PartitionConfig};
 
 use crate::BrokerConfig;
 
@@ -44,9 +44,19 @@ const COMPRESSION_TYPES: &[&str] = &["producer", "uncompressed", "gzip", "snappy
 
 /// In alphabetical order.
 const KNOWN: &[Known] = &[
-    known("cleanup.policy", Kind::ListOf(&["delete", "compact"]), "delete", "What becomes of old segments."),
+    known(
+        "cleanup.policy",
+        Kind::ListOf(&["delete", "compact"]),
+        "delete",
+        "What becomes of old segments: delete after retention, compact to the last record of each key, or both.",
+    ),
     known("compression.type", Kind::OneOf(COMPRESSION_TYPES), "producer", "Batches stay as the producer made them."),
-    known("delete.retention.ms", Kind::Integer(0), "86400000", "For compaction; without effect."),
+    known(
+        "delete.retention.ms",
+        Kind::Integer(0),
+        "86400000",
+        "How long a tombstone stays after it was first compacted, so that readers hear of it.",
+    ),
     known("file.delete.delay.ms", Kind::Integer(0), "60000", "Without effect."),
     known("flush.messages", Kind::Integer(1), MAX, "Without effect: every write is synced."),
     known("flush.ms", Kind::Integer(0), MAX, "Without effect: every write is synced."),
@@ -55,7 +65,7 @@ const KNOWN: &[Known] = &[
     known("leader.replication.throttled.replicas", Kind::Text, "", "Without effect."),
     known("local.retention.bytes", Kind::Integer(-2), "-2", "Without effect."),
     known("local.retention.ms", Kind::Integer(-2), "-2", "Without effect."),
-    known("max.compaction.lag.ms", Kind::Integer(1), MAX, "For compaction; without effect."),
+    known("max.compaction.lag.ms", Kind::Integer(1), MAX, "Age at which a record is compacted at the latest."),
     known("max.message.bytes", Kind::Integer(0), "1048588", "The largest batch that is accepted."),
     known("message.timestamp.after.max.ms", Kind::Integer(0), MAX, "Without effect."),
     known("message.timestamp.before.max.ms", Kind::Integer(0), MAX, "Without effect."),
@@ -65,8 +75,13 @@ const KNOWN: &[Known] = &[
         "CreateTime",
         "Whether records keep the producer's time or get that of the append.",
     ),
-    known("min.cleanable.dirty.ratio", Kind::Ratio, "0.5", "For compaction; without effect."),
-    known("min.compaction.lag.ms", Kind::Integer(0), "0", "For compaction; without effect."),
+    known(
+        "min.cleanable.dirty.ratio",
+        Kind::Ratio,
+        "0.5",
+        "Share of a partition that has to be new before it is compacted again.",
+    ),
+    known("min.compaction.lag.ms", Kind::Integer(0), "0", "Age below which a record is not compacted."),
     known("min.insync.replicas", Kind::Integer(1), "1", "Without effect on one node."),
     known("preallocate", Kind::Boolean, "false", "Without effect."),
     known("remote.log.copy.disable", Kind::Boolean, "false", "Without effect."),
@@ -77,7 +92,7 @@ const KNOWN: &[Known] = &[
     known("segment.bytes", Kind::Integer(14), "1073741824", "Size at which a segment is sealed."),
     known("segment.index.bytes", Kind::Integer(4), "10485760", "Without effect."),
     known("segment.jitter.ms", Kind::Integer(0), "0", "Without effect."),
-    known("segment.ms", Kind::Integer(1), "604800000", "Without effect."),
+    known("segment.ms", Kind::Integer(1), "604800000", "Age at which a segment of a compacted topic is sealed."),
     known("unclean.leader.election.enable", Kind::Boolean, "false", "Without effect on one node."),
 ];
 
@@ -96,11 +111,19 @@ pub(crate) struct Described {
 /// error is for people.
 pub fn check_topic_configs(configs: &BTreeMap<String, String>, entry_bytes_max: usize) -> Result<(), String> {
     configs.iter().try_for_each(|(name, value)| check_config(name, value))?;
-    match configs.get("max.message.bytes").and_then(|value| value.parse::<usize>().ok()) {
-        Some(bytes) if bytes > entry_bytes_max => Err(format!(
+    if let Some(bytes) = configs.get("max.message.bytes").and_then(|value| value.parse::<usize>().ok())
+        && bytes > entry_bytes_max
+    {
+        return Err(format!(
             "Invalid value {bytes} for configuration max.message.bytes: it must be at most {entry_bytes_max}, the size of \
              the largest entry of the log"
-        )),
+        ));
+    }
+    let lag = |name: &str| configs.get(name).and_then(|value| value.parse::<i64>().ok());
+    match (lag("min.compaction.lag.ms"), lag("max.compaction.lag.ms")) {
+        (Some(min), Some(max)) if min > max => {
+            Err(format!("min.compaction.lag.ms is {min}, which is more than max.compaction.lag.ms, {max}"))
+        }
         _ => Ok(()),
     }
 }
@@ -127,9 +150,6 @@ fn check_config(name: &str, value: &str) -> Result<(), String> {
         Kind::Boolean | Kind::OneOf(_) | Kind::ListOf(_) | Kind::Text => {}
     }
     match name {
-        "cleanup.policy" if list(value).any(|policy| policy == "compact") => {
-            Err("cleanup.policy=compact: compaction is not available yet, only delete".to_owned())
-        }
         "compression.type" if value != "producer" => {
             Err("compression.type: batches are stored as the producer compressed them, only producer is possible"
                 .into())
@@ -172,11 +192,21 @@ pub(crate) fn describe(topic: &Topic, config: &BrokerConfig) -> Vec<Described> {
 fn default_of(known: &Known, topic: &Topic, config: &BrokerConfig) -> String {
     let is_kept = topic.owner != TopicOwner::Anyone;
     match known.name {
+        "cleanup.policy" if is_offsets(topic) => "compact".to_owned(),
         "max.message.bytes" => config.message_bytes_max.to_string(),
         "retention.ms" if !is_kept => config.retention_ms.unwrap_or(-1).to_string(),
-        "segment.bytes" => config.segment_bytes.to_string(),
+        "segment.bytes" => segment_bytes_of(topic, config).to_string(),
         _ => known.default.to_owned(),
     }
+}
+
+/// The topic of group offsets. Of its records only the last one of each key counts when they are read back.
+fn is_offsets(topic: &Topic) -> bool {
+    topic.owner == TopicOwner::Internal && topic.name == OFFSETS_TOPIC
+}
+
+fn segment_bytes_of(topic: &Topic, config: &BrokerConfig) -> u64 {
+    if is_offsets(topic) { config.offsets_topic_segment_bytes } else { config.segment_bytes }
 }
 
 /// The settings that mean something here.
@@ -204,17 +234,36 @@ impl TopicSettings {
             None => default_retention_ms,
             Some(ms) => (ms >= 0).then_some(ms),
         };
+        let policy = topic.configs.get("cleanup.policy").map(String::as_str);
+        let policy = policy.unwrap_or(if is_offsets(topic) { "compact" } else { "delete" });
+        let is_of_policy = |name: &str| list(policy).any(|of| of == name);
         let positive = |name: &str| number(name).and_then(|value| u64::try_from(value).ok());
         Self {
             message_bytes_max: positive("max.message.bytes")
                 .map_or(config.message_bytes_max, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
             is_log_append_time: topic.configs.get("message.timestamp.type").is_some_and(|v| v == "LogAppendTime"),
             partition: PartitionConfig {
-                segment_bytes: positive("segment.bytes").unwrap_or(config.segment_bytes).max(SEGMENT_BYTES_MIN),
-                retention_ms,
-                retention_bytes: positive("retention.bytes"),
+                segment_bytes: positive("segment.bytes")
+                    .unwrap_or_else(|| segment_bytes_of(topic, config))
+                    .max(SEGMENT_BYTES_MIN),
+                retention_ms: retention_ms.filter(|_| is_of_policy("delete")),
+                retention_bytes: positive("retention.bytes").filter(|_| is_of_policy("delete")),
+                compaction: is_of_policy("compact").then(|| compaction_of(topic)),
             },
         }
+    }
+}
+
+fn compaction_of(topic: &Topic) -> CompactionConfig {
+    let number = |name: &str| topic.configs.get(name).and_then(|value| value.parse::<i64>().ok());
+    let ratio = topic.configs.get("min.cleanable.dirty.ratio").and_then(|value| value.parse::<f64>().ok());
+    let default = CompactionConfig::default();
+    CompactionConfig {
+        delete_retention_ms: number("delete.retention.ms").unwrap_or(default.delete_retention_ms),
+        min_lag_ms: number("min.compaction.lag.ms").unwrap_or(default.min_lag_ms),
+        max_lag_ms: number("max.compaction.lag.ms").filter(|lag| *lag < i64::MAX),
+        min_dirty_millionths: ratio.map_or(default.min_dirty_millionths, |ratio| (ratio * 1e6) as u32),
+        segment_ms: number("segment.ms").or(default.segment_ms),
     }
 }
 
@@ -248,7 +297,6 @@ mod tests {
             ("retention.ms", "soon", "whole number"),
             ("retention.ms", "-2", "at least -1"),
             ("cleanup.policy", "shred", "list of delete, compact"),
-            ("cleanup.policy", "compact,delete", "not available yet"),
             ("compression.type", "zstd", "only producer"),
             ("message.timestamp.type", "now", "one of CreateTime, LogAppendTime"),
             ("preallocate", "yes", "true or false"),
@@ -256,5 +304,46 @@ mod tests {
             let error = check_config(name, value).expect_err(name);
             assert!(error.contains(says), "{error}");
         }
+        let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let lags = [set("min.compaction.lag.ms", "9"), set("max.compaction.lag.ms", "8")].into();
+        assert!(check_topic_configs(&lags, 1000).expect_err("min above max").contains("more than max.compaction.lag.ms"));
+    }
+
+    #[test]
+    fn the_policy_says_what_becomes_of_old_segments() {
+        let config = BrokerConfig { retention_ms: Some(77), ..BrokerConfig::default() };
+        let settings = |name: &str, owner, configs: &[(&str, &str)]| {
+            let configs = configs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let topic = Topic { id: uuid::Uuid::nil(), name: name.to_owned(), partitions: 1, owner, configs };
+            TopicSettings::of(&topic, &config).partition
+        };
+        let delete = settings("t", TopicOwner::Anyone, &[]);
+        assert_eq!((delete.retention_ms, delete.compaction), (Some(77), None));
+        let both = [("cleanup.policy", "compact, delete"), ("retention.bytes", "9")];
+        let both = settings("t", TopicOwner::Anyone, &both);
+        assert_eq!((both.retention_ms, both.retention_bytes), (Some(77), Some(9)));
+        assert_eq!(both.compaction, Some(CompactionConfig::default()));
+        let configs = [
+            ("cleanup.policy", "compact"),
+            ("retention.ms", "5"),
+            ("delete.retention.ms", "1"),
+            ("min.compaction.lag.ms", "2"),
+            ("max.compaction.lag.ms", "3"),
+            ("min.cleanable.dirty.ratio", "0.25"),
+            ("segment.ms", "4"),
+        ];
+        let compact = settings("t", TopicOwner::Anyone, &configs);
+        let expected = CompactionConfig {
+            delete_retention_ms: 1,
+            min_lag_ms: 2,
+            max_lag_ms: Some(3),
+            min_dirty_millionths: 250_000,
+            segment_ms: Some(4),
+        };
+        assert_eq!((compact.retention_ms, compact.compaction), (None, Some(expected)));
+        let offsets = settings(OFFSETS_TOPIC, TopicOwner::Internal, &[]);
+        assert_eq!(offsets.compaction, Some(CompactionConfig::default()));
+        assert_eq!((offsets.retention_ms, offsets.segment_bytes), (None, config.offsets_topic_segment_bytes));
+        assert_eq!(settings("t", TopicOwner::Table(mainstem_catalog::RelationId(7)), &[]).compaction, None);
     }
 }

@@ -1,4 +1,5 @@
-//! Topics: CreateTopics, DeleteTopics, CreatePartitions, DeleteRecords, creation on demand, retention, and their settings.
+//! Topics: CreateTopics, DeleteTopics, CreatePartitions, DeleteRecords, creation on demand, retention and compaction, and
+//! their settings.
 
 mod configs;
 mod create;
@@ -8,6 +9,7 @@ mod delete_records;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mainstem_catalog::{Catalog, Event, OFFSETS_TOPIC, Topic, TopicName, TopicOwner, check_topic_name};
 use mainstem_kafka_wire::messages::ResponseError;
@@ -18,6 +20,8 @@ use crate::sequencer::ChangeError;
 
 /// Topics of this name belong to Mainstem.
 const RESERVED_PREFIX: &str = "__mainstem";
+/// What compaction reads between two looks at its share of the disk.
+const COMPACTION_STEP_BYTES: u64 = 4 << 20;
 
 impl Broker {
     /// Makes those of these topics that can be made; gives the definitions then.
@@ -79,6 +83,31 @@ impl Broker {
             Ok(report) if report.segments > 0 => tracing::info!(?report, "old segments are gone"),
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "retention was interrupted"),
+        }
+    }
+}
+
+impl Broker {
+    /// Compacts what is due, step by step, and rests between.
+    pub(crate) async fn compact_for_ever(&self) {
+        let rest = Duration::from_millis(self.inner.config.compaction_check_ms);
+        let per_second = self.inner.config.compaction_bytes_per_second.max(1);
+        let pause = Duration::from_secs_f64(COMPACTION_STEP_BYTES as f64 / per_second as f64);
+        loop {
+            let log = self.log().clone();
+            let is_done = match tokio::task::spawn_blocking(move || log.compact(COMPACTION_STEP_BYTES)).await {
+                Ok(report) => {
+                    if report.segments > 0 || report.runs_abandoned > 0 {
+                        tracing::info!(?report, "compacted");
+                    }
+                    report.is_done
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "compaction was interrupted");
+                    true
+                }
+            };
+            tokio::time::sleep(if is_done { rest } else { pause }).await;
         }
     }
 }

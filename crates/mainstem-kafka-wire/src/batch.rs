@@ -43,6 +43,7 @@ const CODEC_MASK: i16 = 0b111;
 const LOG_APPEND_TIME: i16 = 1 << 3;
 const TRANSACTIONAL: i16 = 1 << 4;
 const CONTROL: i16 = 1 << 5;
+const DELETE_HORIZON: i16 = 1 << 6;
 
 /// Why bytes are not a good record batch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -181,6 +182,12 @@ impl BatchHeader {
         self.attributes & LOG_APPEND_TIME != 0
     }
 
+    /// From when on compaction may remove the batch's tombstones (KIP-534); `None` while it has not seen them. It stands in
+    /// place of the base timestamp, the records' timestamp deltas are relative to it.
+    pub fn delete_horizon_ms(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON != 0).then_some(self.base_timestamp)
+    }
+
     /// Sequence number of the last record: after `i32::MAX` comes 0. -1 if the producer is not idempotent.
     pub fn last_sequence(&self) -> i32 {
         if self.base_sequence < 0 {
@@ -306,6 +313,16 @@ pub(crate) fn patch_crc(batch: &mut [u8]) {
 /// Attributes that only the builder sets.
 pub(crate) fn attributes(codec: Compression, is_transactional: bool) -> i16 {
     codec.code() | if is_transactional { TRANSACTIONAL } else { 0 }
+}
+
+/// The attributes with bit 6 set, or as they are.
+pub(crate) fn with_delete_horizon(attributes: i16, set: bool) -> i16 {
+    if set { attributes | DELETE_HORIZON } else { attributes }
+}
+
+/// The attributes of a batch without records: nothing is compressed, and there are no tombstones.
+pub(crate) fn without_codec(attributes: i16) -> i16 {
+    attributes & !CODEC_MASK & !DELETE_HORIZON
 }
 
 fn computed_crc(batch: &[u8]) -> u32 {

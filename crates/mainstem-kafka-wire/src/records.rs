@@ -9,11 +9,13 @@
 use bytes::Bytes;
 
 pub use self::builder::RecordBatchBuilder;
+pub use self::retain::{OpenBatch, Retained, empty_batch, retain};
 use crate::batch::{BatchError, BatchHeader, Compression, HEADER_BYTES};
 use crate::compression::decompress;
 use crate::varint;
 
 mod builder;
+mod retain;
 
 /// How many decompressed bytes [`records`] accepts of one batch.
 pub const DECOMPRESSED_BYTES_MAX: usize = 256 * 1024 * 1024;

@@ -16,18 +16,21 @@ use crate::commit::file::DIR;
 use crate::failure::{Failure, at};
 use crate::partition::DamagedAt;
 use crate::producer::ProducerTable;
+use crate::segment::{NO_HORIZON, SegmentName};
 use crate::{Csn, OpenError, TopicId, TopicPartition};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"MSCP");
-const VERSION: u32 = 1;
+/// Version 1 knew nothing of compaction.
+const VERSION: u32 = 2;
 const HEAD_BYTES: usize = 20;
 
 /// A segment up to its synced length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentImage {
-    pub(crate) base_offset: i64,
+    pub(crate) name: SegmentName,
     pub(crate) len: u64,
     pub(crate) max_timestamp: i64,
+    pub(crate) delete_horizon: i64,
 }
 
 /// A partition at the checkpoint.
@@ -38,6 +41,8 @@ pub(crate) struct PartitionImage {
     pub(crate) end_offset: i64,
     pub(crate) damage: Option<DamagedAt>,
     pub(crate) segments: Vec<SegmentImage>,
+    /// Compaction has been through all below.
+    pub(crate) compacted_to: i64,
     pub(crate) producers: ProducerTable,
 }
 
@@ -126,7 +131,7 @@ impl Checkpoint {
         };
         match checked() {
             Some((version, _)) if version > VERSION => Err(version),
-            Some((_, body)) => Ok(Self::decode(body)),
+            Some((version, body)) => Ok(Self::decode(body, version)),
             None => Ok(None),
         }
     }
@@ -155,7 +160,7 @@ impl Checkpoint {
         out
     }
 
-    fn decode(body: &[u8]) -> Option<Self> {
+    fn decode(body: &[u8], version: u32) -> Option<Self> {
         let mut take = Take::new(body);
         let mut checkpoint = Self {
             sequence: take.u64()?,
@@ -178,7 +183,7 @@ impl Checkpoint {
             checkpoint.deleted.push(TopicId(uuid::Uuid::from_slice(take.bytes(16)?).ok()?));
         }
         for _ in 0..take.u32()? {
-            checkpoint.partitions.push(PartitionImage::decode(&mut take)?);
+            checkpoint.partitions.push(PartitionImage::decode(&mut take, version)?);
         }
         take.is_empty().then_some(checkpoint)
     }
@@ -199,14 +204,17 @@ impl PartitionImage {
         }
         out.put_u32(count(self.segments.len()));
         for segment in &self.segments {
-            out.put_i64(segment.base_offset);
+            out.put_i64(segment.name.base_offset);
             out.put_u64(segment.len);
             out.put_i64(segment.max_timestamp);
+            out.put_u32(segment.name.generation);
+            out.put_i64(segment.delete_horizon);
         }
+        out.put_i64(self.compacted_to);
         self.producers.encode(out);
     }
 
-    fn decode(take: &mut Take<'_>) -> Option<Self> {
+    fn decode(take: &mut Take<'_>, version: u32) -> Option<Self> {
         let (id, start_offset, end_offset) = (take.partition()?, take.i64()?, take.i64()?);
         let damage = match take.bytes(1)? {
             [0] => None,
@@ -214,11 +222,14 @@ impl PartitionImage {
         };
         let mut segments = Vec::new();
         for _ in 0..take.u32()? {
-            let base_offset = take.i64()?;
-            segments.push(SegmentImage { base_offset, len: take.u64()?, max_timestamp: take.i64()? });
+            let (base_offset, len, max_timestamp) = (take.i64()?, take.u64()?, take.i64()?);
+            let (generation, delete_horizon) = if version < 2 { (0, NO_HORIZON) } else { (take.u32()?, take.i64()?) };
+            let name = SegmentName { base_offset, generation };
+            segments.push(SegmentImage { name, len, max_timestamp, delete_horizon });
         }
+        let compacted_to = if version < 2 { 0 } else { take.i64()? };
         let producers = ProducerTable::decode(take)?;
-        Some(Self { id, start_offset, end_offset, damage, segments, producers })
+        Some(Self { id, start_offset, end_offset, damage, segments, compacted_to, producers })
     }
 }
 
@@ -233,9 +244,11 @@ mod tests {
     fn checkpoint() -> Checkpoint {
         let id = TopicPartition::new(TopicId(uuid::Uuid::from_u128(5)), 1);
         let damage = Some(DamagedAt { offset: 8, place: "there".into() });
-        let segments = vec![SegmentImage { base_offset: 2, len: 300, max_timestamp: 17 }];
+        let name = SegmentName { base_offset: 2, generation: 3 };
+        let segments = vec![SegmentImage { name, len: 300, max_timestamp: 17, delete_horizon: 99 }];
         let producers = ProducerTable::default();
-        let partition = PartitionImage { id, start_offset: 2, end_offset: 9, damage, segments, producers };
+        let (start_offset, end_offset, compacted_to) = (2, 9, 6);
+        let partition = PartitionImage { id, start_offset, end_offset, damage, segments, compacted_to, producers };
         let next = CommitPosition { generation: 3, slot: 1, position: 512, block_number: 7, previous_crc: 9 };
         Checkpoint {
             sequence: 4,
@@ -253,9 +266,24 @@ mod tests {
     #[test]
     fn a_checkpoint_survives_its_encoding_and_no_cut_passes() {
         let body = checkpoint().encode();
-        assert_eq!(Checkpoint::decode(&body), Some(checkpoint()));
+        assert_eq!(Checkpoint::decode(&body, VERSION), Some(checkpoint()));
         for len in 0..body.len() {
-            assert_eq!(Checkpoint::decode(&body[..len]), None);
+            assert_eq!(Checkpoint::decode(&body[..len], VERSION), None);
         }
+    }
+
+    #[test]
+    fn a_checkpoint_of_version_1_names_segments_as_they_were_appended() {
+        let mut written = checkpoint();
+        let mut body = written.encode();
+        // What version 2 has added: 12 bytes behind the one segment, 8 behind the list, before the empty producer table.
+        let end = body.len();
+        body.truncate(end - 4 - 8 - 12);
+        body.put_u32(0);
+        let partition = &mut written.partitions[0];
+        partition.compacted_to = 0;
+        partition.segments[0].name.generation = 0;
+        partition.segments[0].delete_horizon = NO_HORIZON;
+        assert_eq!(Checkpoint::decode(&body, 1), Some(written));
     }
 }

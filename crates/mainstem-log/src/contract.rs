@@ -283,6 +283,9 @@ pub struct PartitionState {
     pub bytes: u64,
     /// Largest record timestamp at or below the high watermark, -1 when none.
     pub max_timestamp: i64,
+    /// Compaction has removed records below this offset, 0 when it never has: who needs all of the history from an earlier
+    /// offset on cannot have it. Nothing at or above a hold is ever below it.
+    pub compacted_below: i64,
 }
 
 /// One step of the order: what an entry added to one partition.
@@ -296,7 +299,35 @@ pub struct OrderStep {
     pub end_offset: i64,
 }
 
-/// Limits of one partition's segments and retention.
+/// When a partition is compacted, which keeps the last record of each key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompactionConfig {
+    /// `delete.retention.ms`: how long a tombstone stays after it was first compacted, so that readers that are behind
+    /// hear of it.
+    pub delete_retention_ms: i64,
+    /// `min.compaction.lag.ms`: records younger than this stay.
+    pub min_lag_ms: i64,
+    /// `max.compaction.lag.ms`: a record older than this is compacted, however little there is to gain; `None` for never.
+    pub max_lag_ms: Option<i64>,
+    /// `min.cleanable.dirty.ratio`, in millionths: bytes that were not compacted yet, of all that could be.
+    pub min_dirty_millionths: u32,
+    /// `segment.ms`: the active segment is sealed when its first record is older than this, or than `max_lag_ms`.
+    pub segment_ms: Option<i64>,
+}
+
+impl Default for CompactionConfig {
+    fn default() -> Self {
+        Self {
+            delete_retention_ms: 24 * 3600 * 1000,
+            min_lag_ms: 0,
+            max_lag_ms: None,
+            min_dirty_millionths: 500_000,
+            segment_ms: Some(7 * 24 * 3600 * 1000),
+        }
+    }
+}
+
+/// Limits of one partition's segments, retention and compaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionConfig {
     /// A segment is sealed when it has reached this size.
@@ -305,11 +336,13 @@ pub struct PartitionConfig {
     pub retention_ms: Option<i64>,
     /// The oldest sealed segments are removed while the partition is larger than this; `None` keeps them for ever.
     pub retention_bytes: Option<u64>,
+    /// Whether and when it is compacted. Compaction and retention do not exclude one another.
+    pub compaction: Option<CompactionConfig>,
 }
 
 impl Default for PartitionConfig {
     fn default() -> Self {
-        Self { segment_bytes: 1 << 30, retention_ms: None, retention_bytes: None }
+        Self { segment_bytes: 1 << 30, retention_ms: None, retention_bytes: None, compaction: None }
     }
 }
 
@@ -328,6 +361,8 @@ pub struct LogConfig {
     pub reserve_bytes: u64,
     /// Bytes between two entries of an offset or time index.
     pub index_interval_bytes: u64,
+    /// `log.cleaner.dedupe.buffer.size`: memory for the keys of a compaction, 24 bytes for each; more keys take more passes.
+    pub compaction_map_bytes: usize,
 }
 
 impl Default for LogConfig {
@@ -339,6 +374,7 @@ impl Default for LogConfig {
             checkpoint_bytes: 64 << 20,
             reserve_bytes: 16 << 20,
             index_interval_bytes: 4096,
+            compaction_map_bytes: 32 << 20,
         }
     }
 }
@@ -394,6 +430,10 @@ pub struct LogCounters {
     pub damaged_partitions: u64,
     /// Appends refused with [`AppendError::DiskFull`].
     pub refused_for_space: u64,
+    /// Bytes of segments that compaction has replaced.
+    pub compacted_bytes: u64,
+    /// Bytes by which they became smaller.
+    pub compaction_removed_bytes: u64,
 }
 
 /// Why the log could not be opened.
@@ -463,5 +503,28 @@ pub struct RetentionReport {
     /// Their bytes.
     pub bytes: u64,
     /// Partitions where a hold kept segments that retention would have removed.
+    pub held_partitions: u64,
+}
+
+/// What a call of [`crate::Log::compact`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompactionReport {
+    /// Whether nothing is left to do for now; else call again.
+    pub is_done: bool,
+    /// Runs through a partition that came to their end.
+    pub runs: u64,
+    /// Segments that were replaced.
+    pub segments: u64,
+    /// Their bytes.
+    pub bytes_before: u64,
+    /// Bytes of those in their place.
+    pub bytes_after: u64,
+    /// Records removed: a later one of the same key is there, or they lay below the start.
+    pub records_removed: u64,
+    /// Tombstones removed because their time was over.
+    pub tombstones_removed: u64,
+    /// Runs that were given up: a hold, retention or the deletion of the topic came between, or the disk refused.
+    pub runs_abandoned: u64,
+    /// Partitions where a hold kept segments from being compacted.
     pub held_partitions: u64,
 }

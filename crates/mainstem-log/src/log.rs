@@ -13,8 +13,8 @@ use crate::recovery::recover;
 use crate::sequence::{Headers, Limits, headers_of};
 use crate::shared::{Listener, Shared};
 use crate::{
-    Accepted, AppendError, Csn, DeleteRecordsError, Done, Entry, LogConfig, LogCounters, OpenError, OrderStep,
-    PartitionConfig, PartitionState, Read, ReadError, RecoveryReport, RetentionReport, Stopped, TopicId,
+    Accepted, AppendError, CompactionReport, Csn, DeleteRecordsError, Done, Entry, LogConfig, LogCounters, OpenError,
+    OrderStep, PartitionConfig, PartitionState, Read, ReadError, RecoveryReport, RetentionReport, Stopped, TopicId,
     TopicPartition, Urgency,
 };
 
@@ -174,11 +174,15 @@ impl Log {
             end_offset,
             bytes: partition.bytes(),
             max_timestamp: partition.max_timestamp(),
+            compacted_below: partition.compacted_below(),
         })
     }
 
     /// Whole batches from the one that holds `offset`, up to the high watermark, about `bytes_max` bytes; with
     /// `at_least_one` the first batch comes even if it is larger. Answers less at the end of a segment: read on.
+    ///
+    /// Where compaction has removed the records at `offset`, the first batch is the next one with records, if there is one.
+    /// Batches without records may follow it: they cover the offsets of what is gone.
     pub fn read(
         &self,
         partition: TopicPartition,
@@ -190,7 +194,7 @@ impl Log {
     }
 
     /// Like [`Log::read`] with at least one batch, but stops at `end_offset`, which must be the end of a batch, as the
-    /// order names them.
+    /// order names them. When all records up to it are gone, the answer has none and goes on at `end_offset`.
     pub fn read_until(
         &self,
         partition: TopicPartition,
@@ -265,6 +269,13 @@ impl Log {
     /// checkpoint when something goes.
     pub fn apply_retention(&self) -> RetentionReport {
         self.shared.apply_retention()
+    }
+
+    /// Compacts the partitions that are due ([`crate::CompactionConfig`]), reading and writing about `bytes_max` bytes, at
+    /// least one batch; what is begun goes on with the next call. The server calls it until the report says that it
+    /// is done, with pauses as it likes. Blocks; one call at a time.
+    pub fn compact(&self, bytes_max: u64) -> CompactionReport {
+        self.shared.compact(bytes_max)
     }
 
     /// Removes all records before `offset` (before the end when there is none) for good; answers the first offset that

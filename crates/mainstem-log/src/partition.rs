@@ -1,14 +1,15 @@
 //! One partition as readers see it.
 //!
 //! Always true here: the high watermark only grows, and only after the batches below it stand in their segments; the
-//! start offset only grows; a partition that is damaged at an offset is never read or written from there on.
+//! start offset only grows; a partition that is damaged at an offset is never read or written from there on; segments
+//! are replaced as a whole, so that who looks sees what was there before or what is there now.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::segment::Segment;
+use crate::segment::{Segment, SegmentName};
 use crate::{PartitionConfig, TopicPartition};
 
 /// Where a partition stops, and why.
@@ -24,7 +25,7 @@ pub(crate) struct DamagedAt {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReadHint {
     pub(crate) offset: i64,
-    pub(crate) segment: i64,
+    pub(crate) segment: SegmentName,
     pub(crate) position: u64,
 }
 
@@ -40,6 +41,9 @@ pub(crate) struct Partition {
     high_watermark: AtomicI64,
     max_timestamp: AtomicI64,
     segments: RwLock<Vec<Arc<Segment>>>,
+    /// Segments below this are sealed and named by a durable checkpoint: nothing writes to them any more.
+    sealed_to: AtomicI64,
+    compacted_to: AtomicI64,
     is_damaged: AtomicBool,
     damage: Mutex<Option<DamagedAt>>,
     hints: Mutex<(usize, [Option<ReadHint>; 4])>,
@@ -56,6 +60,8 @@ impl Partition {
             high_watermark: AtomicI64::new(0),
             max_timestamp: AtomicI64::new(-1),
             segments: RwLock::default(),
+            sealed_to: AtomicI64::new(0),
+            compacted_to: AtomicI64::new(0),
             is_damaged: AtomicBool::new(false),
             damage: Mutex::new(None),
             hints: Mutex::default(),
@@ -109,6 +115,36 @@ impl Partition {
         self.max_timestamp.load(Ordering::Acquire)
     }
 
+    /// What compaction has taken away may have been the newest. Called while nothing is applied.
+    pub(crate) fn lower_max_timestamp(&self, to: i64) {
+        self.max_timestamp.store(to, Ordering::Release);
+    }
+
+    pub(crate) fn sealed_to(&self) -> i64 {
+        self.sealed_to.load(Ordering::Acquire)
+    }
+
+    /// A checkpoint that names a segment with this base offset as the last one is durable.
+    pub(crate) fn set_sealed_to(&self, offset: i64) {
+        self.sealed_to.fetch_max(offset, Ordering::AcqRel);
+    }
+
+    /// Compaction has been through all below.
+    pub(crate) fn compacted_to(&self) -> i64 {
+        self.compacted_to.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_compacted_to(&self, offset: i64) {
+        self.compacted_to.fetch_max(offset, Ordering::AcqRel);
+    }
+
+    /// The end of the last segment that compaction has written.
+    pub(crate) fn compacted_below(&self) -> i64 {
+        let segments = self.segments.read();
+        let ends = segments.iter().zip(segments.iter().skip(1));
+        ends.filter(|(segment, _)| segment.generation > 0).map(|(_, next)| next.base_offset).next_back().unwrap_or(0)
+    }
+
     pub(crate) fn segments(&self) -> Vec<Arc<Segment>> {
         self.segments.read().clone()
     }
@@ -119,6 +155,19 @@ impl Partition {
 
     pub(crate) fn add_segment(&self, segment: Arc<Segment>) {
         self.segments.write().push(segment);
+    }
+
+    /// Puts `new` in the place of `old`, which follow one another; false, and nothing changed, when they are not all there.
+    pub(crate) fn replace_segments(&self, old: &[Arc<Segment>], new: &Arc<Segment>) -> bool {
+        let mut segments = self.segments.write();
+        let Some(first) = old.first() else { return false };
+        let Some(at) = segments.iter().position(|segment| Arc::ptr_eq(segment, first)) else { return false };
+        let there = segments.get(at..at + old.len()).unwrap_or_default();
+        if there.len() != old.len() || !there.iter().zip(old).all(|(there, old)| Arc::ptr_eq(there, old)) {
+            return false;
+        }
+        segments.splice(at..at + old.len(), [Arc::clone(new)]);
+        true
     }
 
     /// Replaces the segments by those that pass.

@@ -60,14 +60,25 @@ impl Shared {
         if offset >= end || wanted.bytes_max == 0 && !wanted.at_least_one {
             return Ok(Read { batches: Bytes::new(), next_offset: offset, high_watermark, start_offset });
         }
-        let found = self.read_segment(&partition, Wanted { end, ..wanted })?;
-        Ok(Read { batches: found.batches, next_offset: found.next_offset, high_watermark, start_offset })
+        let mut wanted = Wanted { end, ..wanted };
+        loop {
+            let found = self.read_segment(&partition, wanted)?;
+            let skipped = empty_bytes(&found.batches);
+            let has_records = skipped < found.batches.len();
+            if has_records || found.batches.is_empty() || found.next_offset >= end {
+                // Before the end a batch without records comes after all: a Kafka client gets on by it.
+                let batches = if has_records { found.batches.slice(skipped..) } else { found.batches };
+                // It may reach behind the end; what is asked for does not.
+                let next_offset = found.next_offset.min(end);
+                return Ok(Read { batches, next_offset, high_watermark, start_offset });
+            }
+            wanted.offset = found.next_offset;
+        }
     }
 
     fn read_segment(&self, partition: &Partition, wanted: Wanted) -> Result<Found, ReadError> {
-        let segment = self.segment_of(partition, wanted.offset)?;
-        let open = self.open_segment(partition, &segment, wanted.offset)?;
-        let hint = partition.hint(wanted.offset).filter(|hint| hint.segment == segment.base_offset);
+        let (segment, open) = self.open_segment_of(partition, wanted.offset)?;
+        let hint = partition.hint(wanted.offset).filter(|hint| hint.segment == segment.name());
         let place = match hint {
             Some(hint) => Place { offset: hint.offset, position: hint.position },
             None => self.look_up(partition, &segment, &open, |index| index.before_offset(wanted.offset))?,
@@ -85,7 +96,7 @@ impl Shared {
         let found = found.map_err(|error| self.stop(partition, &segment, error))?;
         let (offset, position) = (found.next_offset, found.position);
         if !found.batches.is_empty() {
-            partition.remember(ReadHint { offset, segment: segment.base_offset, position });
+            partition.remember(ReadHint { offset, segment: segment.name(), position });
         }
         Ok(found)
     }
@@ -110,11 +121,26 @@ impl Shared {
         reached.enumerate().map(in_segment).sum()
     }
 
-    fn segment_of(&self, partition: &Partition, offset: i64) -> Result<Arc<Segment>, ReadError> {
-        partition.segment_of(offset).ok_or_else(|| {
-            let (start, end) = (partition.start(), partition.high_watermark());
-            ReadError::OutOfRange { offset, start, end }
-        })
+    /// The segment that holds `offset`. Compaction may put another in its place before it is open.
+    fn open_segment_of(
+        &self,
+        partition: &Partition,
+        offset: i64,
+    ) -> Result<(Arc<Segment>, Arc<OpenSegment>), ReadError> {
+        loop {
+            let segment = partition.segment_of(offset).ok_or_else(|| {
+                let (start, end) = (partition.start(), partition.high_watermark());
+                ReadError::OutOfRange { offset, start, end }
+            })?;
+            match self.open_segment(partition, &segment, offset) {
+                Ok(open) => return Ok((segment, open)),
+                Err(error) => {
+                    if partition.segment_of(offset).is_none_or(|now| Arc::ptr_eq(&now, &segment)) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
     }
 
     fn open_segment(
@@ -186,22 +212,39 @@ impl Shared {
         timestamp: i64,
     ) -> Result<Option<(i64, i64)>, ReadError> {
         let partition = self.find(id).ok_or(ReadError::UnknownPartition(id))?;
+        loop {
+            let segments = partition.segments();
+            match self.search(&partition, &segments, timestamp) {
+                // Compaction may have replaced one before it was open.
+                Err(ReadError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound && !is_same(&segments, &partition.segments()) => {}
+                found => return found,
+            }
+        }
+    }
+
+    fn search(
+        &self,
+        partition: &Partition,
+        segments: &[Arc<Segment>],
+        timestamp: i64,
+    ) -> Result<Option<(i64, i64)>, ReadError> {
         let (start, end) = (partition.start(), partition.high_watermark());
-        for segment in partition.segments().iter().filter(|segment| segment.max_timestamp() >= timestamp) {
+        for segment in segments.iter().filter(|segment| segment.max_timestamp() >= timestamp) {
             if segment.base_offset >= end {
                 break;
             }
-            let open = self.open_segment(&partition, segment, segment.base_offset)?;
-            let place = self.look_up(&partition, segment, &open, |index| index.before_timestamp(timestamp))?;
+            let open = self.open_segment(partition, segment, segment.base_offset)?;
+            let place = self.look_up(partition, segment, &open, |index| index.before_timestamp(timestamp))?;
             let (position, offset) = (place.position, place.offset);
             let mut scan = HeaderScan { file: &open.file, position, end: segment.len(), offset };
             loop {
-                let next = scan.next().map_err(|error| self.stop(&partition, segment, error))?;
+                let next = scan.next().map_err(|error| self.stop(partition, segment, error))?;
                 let Some((header, position)) = next.filter(|(header, _)| header.base_offset < end) else { break };
                 if header.max_timestamp < timestamp || header.next_offset() <= start {
                     continue;
                 }
-                if let Some(found) = self.record_at(&partition, segment, &open, (&header, position), timestamp)? {
+                if let Some(found) = self.record_at(partition, segment, &open, (&header, position), timestamp)? {
                     return Ok(Some(found));
                 }
             }
@@ -228,6 +271,22 @@ impl Shared {
         }
         Ok(None)
     }
+}
+
+fn is_same(before: &[Arc<Segment>], now: &[Arc<Segment>]) -> bool {
+    before.len() == now.len() && before.iter().zip(now).all(|(before, now)| Arc::ptr_eq(before, now))
+}
+
+/// Bytes of the batches at the front that have no records: a reader inside a hole begins with what follows it.
+fn empty_bytes(batches: &[u8]) -> usize {
+    let mut position = 0;
+    while let Some(Ok(header)) = batches.get(position..).filter(|rest| !rest.is_empty()).map(BatchHeader::parse) {
+        if header.record_count > 0 {
+            break;
+        }
+        position += header.total_bytes();
+    }
+    position
 }
 
 pub(crate) fn damaged(partition: TopicPartition, damage: DamagedAt) -> ReadError {

@@ -22,7 +22,7 @@ use crate::commit::writer::{Storage, Tail, Writer};
 use crate::failure::{Failure, at};
 use crate::order::{Order, base_of, order_path};
 use crate::partition::{DamagedAt, Partition};
-use crate::segment::{HeaderScan, OpenSegments, ScanError, Segment, TOPICS_DIR, base_offset_of, partition_dir};
+use crate::segment::{HeaderScan, OpenSegments, ScanError, Segment, SegmentName, TOPICS_DIR, partition_dir};
 use crate::shared::{Opened, Shared, sync_dirty};
 use crate::{Csn, Damage, LogConfig, OpenError, OrderStep, PartitionConfig, RecoveryReport, TopicId, TopicPartition};
 use scan::{BlockScan, ScannedBlock};
@@ -175,6 +175,7 @@ impl Recovery {
     fn load_partition(&mut self, image: &PartitionImage) -> Result<Arc<Partition>, OpenError> {
         let partition = Partition::new(image.id, PartitionConfig::default());
         partition.set_start(image.start_offset);
+        partition.set_compacted_to(image.compacted_to);
         if let Some(damage) = &image.damage {
             partition.stop_at(damage.clone());
             let meaning = format!("partition {} stops at offset {}, found earlier", image.id, damage.offset);
@@ -182,14 +183,14 @@ impl Recovery {
             self.report.damage.push(Damage { file, position: 0, partition: Some(image.id), meaning });
         }
         for named in &image.segments {
-            let segment = Segment::new(image.id, named.base_offset, named.len, named.max_timestamp);
+            let segment = Segment::named(image.id, named.name, named.delete_horizon, named.len, named.max_timestamp);
             let path = segment.path();
             let len = match self.storage.disk.open(&path, Open::Read).and_then(|file| file.len()) {
                 Ok(len) => len,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
                 Err(source) => return Err(Failure { place: path, source }.into()),
             };
-            if len < named.len && partition.damage().is_none_or(|damage| damage.offset > named.base_offset) {
+            if len < named.len && partition.damage().is_none_or(|damage| damage.offset > named.name.base_offset) {
                 self.stop_short_segment(&partition, &segment, len)?;
             }
             let max_timestamp = named.max_timestamp;
@@ -365,9 +366,10 @@ impl Recovery {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(at(&dir)(error).into()),
             };
-            for base in names.iter().filter_map(|entry| base_offset_of(&entry.name)) {
-                if !segments.iter().any(|segment| segment.base_offset == base) {
-                    remove_segment(&*disk, *id, base)?;
+            for (file, name) in names.iter().filter_map(|file| Some((file, SegmentName::of_file(&file.name)?))) {
+                if !segments.iter().any(|segment| segment.name() == name) {
+                    let path = format!("{dir}/{}", file.name);
+                    disk.remove_file(&path).map_err(at(&path))?;
                     self.writer.dirty.directories.insert(*id);
                 }
             }
@@ -376,7 +378,7 @@ impl Recovery {
                 let file = disk.open(&path, Open::Write).map_err(at(&path))?;
                 if file.len().map_err(at(&path))? > active.len() {
                     file.set_len(active.len()).map_err(at(&path))?;
-                    let key = (*id, active.base_offset);
+                    let key = (*id, active.name());
                     self.writer.dirty.segments.insert(key, Arc::clone(active));
                 }
             }
@@ -446,15 +448,4 @@ impl Recovery {
         found.retain(|id| !self.deleted.contains(&id.topic));
         Ok(found)
     }
-}
-
-fn remove_segment(disk: &dyn Disk, id: TopicPartition, base: i64) -> Result<(), OpenError> {
-    for extension in ["log", "index", "timeindex"] {
-        let path = crate::segment::segment_path(id, base, extension);
-        match disk.remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error).into()),
-            _ => {}
-        }
-    }
-    Ok(())
 }

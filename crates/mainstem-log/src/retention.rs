@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use crate::partition::Partition;
-use crate::segment::segment_path;
 use crate::shared::Shared;
 use crate::{DeleteRecordsError, OrderStep, RetentionReport, TopicPartition};
 
@@ -74,10 +73,8 @@ impl Shared {
         for (segment, _) in doomed {
             report.segments += 1;
             report.bytes += segment.len();
-            self.storage.segments.forget(partition.id, segment.base_offset);
-            for extension in ["log", "index", "timeindex"] {
-                removals.push(segment_path(partition.id, segment.base_offset, extension));
-            }
+            self.storage.segments.forget(segment);
+            removals.extend(segment.paths());
         }
     }
 

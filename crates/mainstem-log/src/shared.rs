@@ -1,7 +1,7 @@
 //! The state behind a [`crate::Log`] handle, and the checkpoint that ties its parts together.
 //!
-//! Always true here: locks are taken in the order committing, checkpointing, writer, then the small ones (sequencer,
-//! files, partitions), which are never held while the disk writes or syncs.
+//! Always true here: locks are taken in the order compacting, committing, checkpointing, writer, then the small ones
+//! (sequencer, files, partitions, holds), which are never held while the disk writes or syncs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::checkpoint::Checkpoint;
 use crate::commit::file::{CommitFiles, DIR, prepare, slot_path};
 use crate::commit::writer::{Committed, Dirty, Storage, Writer};
+use crate::compaction::Compacting;
 use crate::failure::{Failure, at};
 use crate::hold::Holds;
 use crate::partition::Partition;
@@ -57,12 +58,15 @@ pub(crate) struct Counters {
     segment_bytes: AtomicU64,
     checkpoints: AtomicU64,
     sync_us: AtomicU64,
+    compacted_bytes: AtomicU64,
+    compaction_removed_bytes: AtomicU64,
 }
 
 pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: LogConfig,
     pub(crate) storage: Storage,
+    pub(crate) compacting: Mutex<Compacting>,
     pub(crate) committing: Mutex<()>,
     pub(crate) checkpointing: Mutex<Checkpointing>,
     pub(crate) writer: Mutex<Writer>,
@@ -96,6 +100,11 @@ impl Counters {
         self.sync_us.fetch_add(u64::try_from(sync.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    pub(crate) fn add_compaction(&self, bytes_before: u64, bytes_after: u64) {
+        self.compacted_bytes.fetch_add(bytes_before, Ordering::Relaxed);
+        self.compaction_removed_bytes.fetch_add(bytes_before.saturating_sub(bytes_after), Ordering::Relaxed);
+    }
+
     pub(crate) fn read(&self, visible: u64) -> LogCounters {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         LogCounters {
@@ -106,6 +115,8 @@ impl Counters {
             checkpoints: load(&self.checkpoints),
             visible_csn: visible,
             sync_us: load(&self.sync_us),
+            compacted_bytes: load(&self.compacted_bytes),
+            compaction_removed_bytes: load(&self.compaction_removed_bytes),
             ..LogCounters::default()
         }
     }
@@ -128,6 +139,8 @@ impl Shared {
         let mut partitions = HashMap::new();
         for (id, tail) in &writer.tails {
             let partition = Arc::clone(&tail.partition);
+            // Recovery has just taken a checkpoint.
+            partition.set_sealed_to(tail.segment().map_or(0, |(base_offset, _)| base_offset));
             partition.publish(tail.end_offset, tail.max_timestamp);
             partitions.insert(*id, Arc::clone(&partition));
             let (end_offset, producers) = (tail.end_offset, tail.producers.clone());
@@ -138,6 +151,7 @@ impl Shared {
             config,
             visible: AtomicU64::new(writer.applied.0),
             storage,
+            compacting: Mutex::default(),
             committing: Mutex::new(()),
             checkpointing: Mutex::new(Checkpointing { sequence: checkpoint_sequence, ..Checkpointing::default() }),
             writer: Mutex::new(writer),
@@ -224,6 +238,7 @@ impl Shared {
         }
         state.sequence = checkpoint.sequence;
         self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+        self.note_sealed(&checkpoint);
         let surplus = self.files.lock().free_before(checkpoint.next.generation);
         self.remove_files(removals.into_iter().chain(surplus.into_iter().map(slot_path)));
         self.finish_deletions(&deletions, checkpoint.csn)
@@ -248,6 +263,16 @@ impl Shared {
         writer.since_checkpoint = 0;
         let dirty = std::mem::replace(&mut writer.dirty, Dirty { order_from: order_base, ..Dirty::default() });
         (checkpoint, dirty, deletions)
+    }
+
+    /// What lies before the last segment that a durable checkpoint names is written to by nobody any more.
+    fn note_sealed(&self, checkpoint: &Checkpoint) {
+        let partitions = self.partitions.read();
+        for image in &checkpoint.partitions {
+            if let (Some(partition), Some(last)) = (partitions.get(&image.id), image.segments.last()) {
+                partition.set_sealed_to(last.name.base_offset);
+            }
+        }
     }
 
     /// Removes files that the durable checkpoint does not name. What cannot be removed now stays until the next start.

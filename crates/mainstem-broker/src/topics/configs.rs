@@ -94,6 +94,7 @@ impl Broker {
         const STRING: i8 = 2;
         const INT: i8 = 3;
         const LONG: i8 = 5;
+        const DOUBLE: i8 = 6;
         vec![
             described("advertised.listeners", format!("PLAINTEXT://{host}:{port}"), STRING),
             described("auto.create.topics.enable", auto_create_topics.to_string(), BOOLEAN),
@@ -103,6 +104,9 @@ impl Broker {
             described("group.max.session.timeout.ms", config.group_session_timeout_ms_max.to_string(), INT),
             described("group.max.size", config.group_members_max.to_string(), INT),
             described("group.min.session.timeout.ms", config.group_session_timeout_ms_min.to_string(), INT),
+            described("log.cleaner.backoff.ms", config.compaction_check_ms.to_string(), LONG),
+            described("log.cleaner.enable", "true".to_owned(), BOOLEAN),
+            described("log.cleaner.io.max.bytes.per.second", config.compaction_bytes_per_second.to_string(), DOUBLE),
             described("log.cleanup.policy", "delete".to_owned(), STRING),
             described("log.retention.ms", config.retention_ms.unwrap_or(-1).to_string(), LONG),
             described("log.segment.bytes", config.segment_bytes.to_string(), INT),
@@ -113,6 +117,7 @@ impl Broker {
             described("offset.metadata.max.bytes", config.offset_metadata_bytes_max.to_string(), INT),
             described("offsets.retention.minutes", (config.offsets_retention_ms / 60_000).to_string(), INT),
             described("offsets.topic.num.partitions", config.offsets_topic_partitions.to_string(), INT),
+            described("offsets.topic.segment.bytes", config.offsets_topic_segment_bytes.to_string(), INT),
             described("socket.request.max.bytes", config.request_bytes_max.to_string(), INT),
         ]
     }
@@ -201,12 +206,15 @@ fn plan_alter(
         let value = config.value.as_ref().map(|value| value.as_str());
         alter(&mut configs, config.name.as_str(), config.config_operation, value)?;
     }
-    if let TopicOwner::Table(_) = topic.owner
-        && let Some(setting) =
-            ["retention.ms", "retention.bytes"].iter().find(|setting| configs.contains_key(**setting))
-    {
-        let message = format!("topic {name} holds the rows of a table: {setting} would remove rows");
-        return Err(Refusal::new(ResponseError::PolicyViolation, message));
+    if let TopicOwner::Table(_) = topic.owner {
+        let is_removing = |setting: &&&str| match **setting {
+            "cleanup.policy" => configs.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")),
+            setting => configs.contains_key(setting),
+        };
+        if let Some(setting) = ["retention.ms", "retention.bytes", "cleanup.policy"].iter().find(is_removing) {
+            let message = format!("topic {name} holds the changes of a table: {setting} would remove some");
+            return Err(Refusal::new(ResponseError::PolicyViolation, message));
+        }
     }
     check_topic_configs(&configs, entry_bytes_max)
         .map_err(|message| Refusal::new(ResponseError::InvalidConfig, message))?;

@@ -1,5 +1,6 @@
 //! The broker as its clients see it, and its coordinator under chance.
 
+mod compaction;
 mod coordinator;
 mod groups;
 mod listener;

@@ -52,13 +52,16 @@ async fn topics_that_cannot_be_are_refused_one_by_one() {
         (asked("rf-1").with_replication_factor(-1), 0),
         (asked("unknown").with_configs(vec![config("no.such", "1")]), 40),
         (asked("value").with_configs(vec![config("retention.ms", "soon")]), 40),
-        (asked("compact").with_configs(vec![config("cleanup.policy", "compact")]), 40),
         (asked("large").with_configs(vec![config("max.message.bytes", &LOG_ENTRY_BYTES_MAX.to_string())]), 0),
         (asked("larger").with_configs(vec![config("max.message.bytes", &(LOG_ENTRY_BYTES_MAX + 1).to_string())]), 40),
+        (asked("compact").with_configs(vec![config("cleanup.policy", "compact")]), 0),
+        (asked("both").with_configs(vec![config("cleanup.policy", "delete,compact")]), 0),
+        (asked("shred").with_configs(vec![config("cleanup.policy", "shred")]), 40),
+        (asked("ratio").with_configs(vec![config("min.cleanable.dirty.ratio", "1.5")]), 40),
         (asked("set").with_configs(vec![config("retention.ms", "1000")]), 0),
         (assigned(1).with_name(topic("assigned")), 0),
         (assigned(9).with_name(topic("elsewhere")), 39),
-        (assigned(1).with_name(topic("both")).with_num_partitions(2), 42),
+        (assigned(1).with_name(topic("assigned-2")).with_num_partitions(2), 42),
     ];
     let expected: Vec<_> = cases.iter().map(|(_, code)| *code).collect();
     let topics: Vec<_> = cases.into_iter().map(|(topic, _)| topic).collect();
@@ -207,7 +210,12 @@ async fn settings_are_changed_shown_and_kept() {
         ("min.insync.replicas", 0, Some("2"), 0),
         ("min.insync.replicas", 1, None, 0),
         ("cleanup.policy", 2, Some("delete"), 0),
-        ("cleanup.policy", 2, Some("compact"), 40),
+        ("cleanup.policy", 2, Some("compact"), 0),
+        ("cleanup.policy", 3, Some("compact"), 0),
+        ("min.compaction.lag.ms", 0, Some("2000"), 0),
+        ("max.compaction.lag.ms", 0, Some("1000"), 40),
+        ("max.compaction.lag.ms", 0, Some("2000"), 0),
+        ("delete.retention.ms", 0, Some("-1"), 40),
         ("retention.ms", 2, Some("1"), 40),
         ("retention.ms", 0, None, 40),
         ("no.such", 0, Some("1"), 40),
@@ -227,6 +235,9 @@ async fn settings_are_changed_shown_and_kept() {
     };
     assert_eq!(shown("retention.ms"), ("5000".to_owned(), 1));
     assert_eq!(shown("min.insync.replicas"), ("1".to_owned(), 5));
+    assert_eq!(shown("cleanup.policy"), ("delete".to_owned(), 1));
+    assert_eq!(shown("delete.retention.ms"), ("86400000".to_owned(), 5));
+    assert_eq!(shown("min.cleanable.dirty.ratio"), ("0.5".to_owned(), 5));
     assert_eq!(shown("max.message.bytes"), ("1048588".to_owned(), 5));
     let answer = rig.produce("t", 0, batch(&["x"])).await;
     assert_eq!(answer.log_append_time_ms, 1_000_000, "the simulated clock's time");

@@ -360,3 +360,95 @@ fn decompressed_bytes_never_take_more_room_than_the_limit() {
         }
     }
 }
+
+fn kept_of(given: &[Given], keep: impl Fn(usize) -> bool) -> Vec<(i64, Given)> {
+    given.iter().enumerate().filter(|(i, _)| keep(*i)).map(|(i, given)| (i as i64, given.clone())).collect()
+}
+
+fn read_sparse(batch: &Bytes) -> Vec<(i64, Given)> {
+    let given = |record: Record| Given {
+        timestamp: record.timestamp,
+        key: record.key.map(Vec::from),
+        value: record.value.map(Vec::from),
+        headers: record
+            .headers
+            .iter()
+            .map(|(name, value)| (String::from_utf8(name.to_vec()).unwrap(), value.as_deref().map(Vec::from)))
+            .collect(),
+    };
+    records(batch).unwrap().map(|record| record.unwrap()).map(|record| (record.offset, given(record))).collect()
+}
+
+#[test]
+fn what_is_retained_of_a_batch_is_as_it_was_through_every_codec() {
+    let mut rng = SmallRng::seed_from_u64(seed());
+    for round in 0..60 {
+        for codec in Compression::ALL {
+            let given = random_given(&mut rng);
+            let batch = build(&given, codec);
+            let kept: Vec<bool> = given.iter().map(|_| rng.random_bool(0.5)).collect();
+            let horizon = (round % 2 == 0).then_some(77_000);
+            let mut asked = 0;
+            let retained = retain(&batch, 256 << 20, horizon, |record| {
+                asked += 1;
+                kept[record.offset as usize]
+            });
+            assert_eq!(asked, given.len());
+            let expected = kept_of(&given, |i| kept[i]);
+            let has_tombstone = expected.iter().any(|(_, given)| given.key.is_some() && given.value.is_none());
+            match retained.unwrap() {
+                Retained::Nothing => assert!(expected.is_empty()),
+                Retained::Unchanged => {
+                    assert_eq!(expected.len(), given.len());
+                    assert!(horizon.is_none() || !has_tombstone);
+                }
+                Retained::Changed(changed) => {
+                    assert!(crate::batch::verify_crc(&changed));
+                    assert_eq!(read_sparse(&changed), expected);
+                    let (was, is) = (BatchHeader::parse(&batch).unwrap(), BatchHeader::parse(&changed).unwrap());
+                    assert_eq!(is.compression(), Ok(codec));
+                    assert_eq!((is.base_offset, is.next_offset()), (was.base_offset, was.next_offset()));
+                    assert_eq!(is.delete_horizon_ms(), horizon.filter(|_| has_tombstone));
+                    assert_eq!(is.max_timestamp, expected.iter().map(|(_, given)| given.timestamp).max().unwrap());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn retaining_keeps_producers_and_append_time_and_an_empty_batch_covers_its_offsets() {
+    let mut builder = RecordBatchBuilder::new(Compression::Lz4).producer(9, 2, 40);
+    for i in 0..5 {
+        builder.append(10 + i, Some(&[i as u8]), None, &[]);
+    }
+    let mut batch = builder.build().to_vec();
+    patch_log_append_time(&mut batch, 5_000);
+    let Ok(Retained::Changed(changed)) = retain(&batch, LIMIT, Some(9_000), |record| record.offset == 3) else {
+        panic!("four of five records go");
+    };
+    let header = BatchHeader::parse(&changed).unwrap();
+    assert_eq!(
+        (header.producer_id, header.producer_epoch, header.base_sequence, header.last_sequence()),
+        (9, 2, 40, 44)
+    );
+    assert_eq!((header.record_count, header.max_timestamp, header.delete_horizon_ms()), (1, 5_000, Some(9_000)));
+    let found: Vec<_> = records(&changed).unwrap().map(|record| record.unwrap()).collect();
+    assert_eq!((found.len(), found[0].offset, found[0].timestamp), (1, 3, 5_000));
+    assert_eq!(retain(&batch, LIMIT, None, |_| false), Ok(Retained::Nothing));
+
+    let empty = empty_batch(7, 90, Some(&header));
+    assert!(crate::batch::verify_crc(&empty));
+    assert_eq!(records(&empty).unwrap().count(), 0);
+    let header = BatchHeader::parse(&empty).unwrap();
+    assert_eq!((header.base_offset, header.next_offset(), header.producer_id), (7, 98, 9));
+    assert_eq!((header.compression(), header.delete_horizon_ms()), (Ok(Compression::None), None));
+}
+
+#[test]
+fn a_batch_whose_records_lie_outside_its_offsets_is_not_taken_apart() {
+    // Two records that both claim the second place.
+    let payload = [&[12, 0, 0, 2, 1, 1, 0][..], &[12, 0, 0, 2, 1, 1, 0]].concat();
+    let batch = batch_around(&payload, Compression::None, 2);
+    assert!(matches!(retain(&batch, LIMIT, None, |_| true), Err(BatchError::BadRecord { index: 1, reason: "offset" })));
+}

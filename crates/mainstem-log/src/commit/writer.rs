@@ -19,7 +19,7 @@ use crate::failure::{Failure, at};
 use crate::order::Order;
 use crate::partition::{DamagedAt, Partition};
 use crate::producer::ProducerTable;
-use crate::segment::{OpenSegments, SEGMENT_BYTES_MAX, ScanError, Segment, SegmentIndex};
+use crate::segment::{OpenSegments, SEGMENT_BYTES_MAX, ScanError, Segment, SegmentIndex, SegmentName};
 use crate::sequence::Queued;
 use crate::{Csn, OrderStep, TopicPartition};
 
@@ -64,7 +64,7 @@ pub(crate) struct Writer {
 /// What the next checkpoint has to sync.
 #[derive(Debug, Default)]
 pub(crate) struct Dirty {
-    pub(crate) segments: BTreeMap<(TopicPartition, i64), Arc<Segment>>,
+    pub(crate) segments: BTreeMap<(TopicPartition, SegmentName), Arc<Segment>>,
     /// Partitions with new names in their directories.
     pub(crate) directories: BTreeSet<TopicPartition>,
     pub(crate) order_from: Csn,
@@ -298,7 +298,7 @@ impl Writer {
             max_timestamp = max_timestamp.max(batch.max_timestamp);
         }
         segment.grow(header.position + u64::from(header.length), max_timestamp);
-        self.dirty.segments.insert((header.to, header.segment), segment.clone());
+        self.dirty.segments.insert((header.to, segment.name()), segment.clone());
         tail.end_offset = header.end_offset;
         tail.max_timestamp = tail.max_timestamp.max(max_timestamp);
         tail.planned = Some((header.segment, header.position + u64::from(header.length)));
@@ -320,6 +320,24 @@ impl Writer {
         Ok(())
     }
 
+    /// Begins a new active segment, empty, so that the one before is sealed. False when there is nothing to seal.
+    pub(crate) fn seal(&mut self, storage: &Storage, id: TopicPartition) -> Result<bool, Failure> {
+        let Some(tail) = self.tails.get_mut(&id) else { return Ok(false) };
+        let is_usable = !tail.partition.is_deleted() && !tail.partition.is_damaged();
+        if !is_usable || tail.segment().is_none_or(|(_, len)| len == 0) {
+            return Ok(false);
+        }
+        assert_eq!(tail.planned_end, tail.end_offset, "nothing of {id} is planned and not applied");
+        let segment = Arc::new(Segment::new(id, tail.end_offset, 0, -1));
+        storage.segments.create(&segment).map_err(at(&segment.path()))?;
+        tail.partition.add_segment(Arc::clone(&segment));
+        tail.segment = Some(Arc::clone(&segment));
+        tail.planned = Some((segment.base_offset, 0));
+        self.dirty.directories.insert(id);
+        self.dirty.segments.insert((id, segment.name()), segment);
+        Ok(true)
+    }
+
     /// Forgets partitions that are deleted.
     pub(crate) fn drop_deleted(&mut self) {
         self.tails.retain(|_, tail| !tail.partition.is_deleted());
@@ -335,6 +353,8 @@ impl Writer {
             start_offset: tail.partition.start(),
             end_offset: tail.end_offset,
             damage: tail.partition.damage(),
+            // ORDER: before the segments, so that it is never ahead of them.
+            compacted_to: tail.partition.compacted_to(),
             segments: tail.partition.segments().iter().map(|segment| image_of(segment)).collect(),
             producers: tail.producers.clone(),
         };
@@ -343,7 +363,12 @@ impl Writer {
 }
 
 fn image_of(segment: &Segment) -> SegmentImage {
-    SegmentImage { base_offset: segment.base_offset, len: segment.len(), max_timestamp: segment.max_timestamp() }
+    SegmentImage {
+        name: segment.name(),
+        len: segment.len(),
+        max_timestamp: segment.max_timestamp(),
+        delete_horizon: segment.delete_horizon,
+    }
 }
 
 /// Gives the batches in `bytes` their offsets. The CRC of a batch does not cover them.

@@ -19,7 +19,7 @@ use crate::commit::block::PartHeader;
 use crate::commit::writer::Tail;
 use crate::failure::Failure;
 use crate::partition::{DamagedAt, Partition};
-use crate::segment::{HeaderScan, ScanError, segment_path};
+use crate::segment::{HeaderScan, ScanError, SegmentName};
 use crate::{Csn, Damage, OpenError, OrderStep, PartitionConfig, TopicPartition};
 
 impl Recovery {
@@ -132,7 +132,8 @@ impl Recovery {
         let offset = tail.end_offset;
         let active = tail.segment();
         for (segment, position) in active.into_iter().chain([(offset, 0)]) {
-            let path = segment_path(id, segment, "log");
+            // Compaction leaves the active segment alone.
+            let path = SegmentName::first(segment).path(id, "log");
             let file = match self.storage.disk.open(&path, Open::Read) {
                 Ok(file) => file,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,

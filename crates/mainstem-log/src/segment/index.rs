@@ -13,7 +13,7 @@ use std::sync::Arc;
 use mainstem_disk::{Disk, DiskFile, Open};
 use mainstem_kafka_wire::batch::BatchHeader;
 
-use super::{HeaderScan, ScanError, Segment, segment_path};
+use super::{HeaderScan, ScanError, Segment};
 use crate::codec::{Put, Take, crc32c};
 
 const MAGIC_OFFSETS: u32 = u32::from_le_bytes(*b"MSIX");
@@ -137,7 +137,7 @@ impl SegmentIndex {
             ("index", MAGIC_OFFSETS, OFFSET_ENTRY_BYTES, &offsets),
             ("timeindex", MAGIC_TIMES, TIME_ENTRY_BYTES, &times),
         ] {
-            let path = segment_path(segment.partition, segment.base_offset, extension);
+            let path = segment.name().path(segment.partition, extension);
             let file = disk.open(&path, Open::Create)?;
             if self.flushed == 0 {
                 let mut header = Vec::new();
@@ -169,9 +169,8 @@ fn put_entry(offsets: &mut Vec<u8>, times: &mut Vec<u8>, base_offset: i64, entry
 
 /// The entries that both files agree on, up to the first one that is wrong.
 fn read_entries(disk: &dyn Disk, segment: &Segment) -> io::Result<Vec<IndexEntry>> {
-    let read = |extension: &str| {
-        disk.open(&segment_path(segment.partition, segment.base_offset, extension), Open::Read)?.read_to_end()
-    };
+    let read =
+        |extension: &str| disk.open(&segment.name().path(segment.partition, extension), Open::Read)?.read_to_end();
     let (offsets, times) = (read("index")?, read("timeindex")?);
     let mut entries: Vec<IndexEntry> = Vec::new();
     let (mut offsets, mut times) = (Take::new(&offsets), Take::new(&times));

@@ -1,17 +1,19 @@
 //! Segments: the files that hold a partition's batches in Kafka's format, one batch after the other.
 //!
 //! Words: a segment's *base offset* is that of its first record and its file name; the last segment of a partition is
-//! *active*, the others are *sealed* and never change. Files are opened when first needed; at most [`OPEN_MAX`] stay open.
+//! *active*, the others are *sealed* and never change. Compaction writes sealed segments anew, as files of a higher
+//! *generation* (the active one has 0). Files are opened when first needed; at most [`OPEN_MAX`] stay open.
 //!
-//! Always true here: bytes below `len` were durable in the commit log when they were written; the offsets of a
-//! segment's batches follow one another without a gap.
+//! Always true here: bytes below `len` were durable in the commit log when they were written, or are what compaction left
+//! of such; the offsets of a segment's batches follow one another without a gap, also where records are gone: a batch
+//! without records covers them, so that a hole can be told from damage.
 
 mod index;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use mainstem_disk::{Disk, DiskFile, Open};
 use mainstem_kafka_wire::batch::{BatchHeader, HEADER_BYTES};
@@ -33,15 +35,49 @@ pub(crate) fn partition_dir(partition: TopicPartition) -> String {
     format!("{TOPICS_DIR}/{}/{}", partition.topic, partition.partition)
 }
 
-/// A file of a segment.
-pub(crate) fn segment_path(partition: TopicPartition, base_offset: i64, extension: &str) -> String {
-    format!("{}/{base_offset:020}.{extension}", partition_dir(partition))
+/// The extensions of a segment's files.
+pub(crate) const EXTENSIONS: [&str; 3] = ["log", "index", "timeindex"];
+/// No tombstone waits in a segment.
+pub(crate) const NO_HORIZON: i64 = i64::MAX;
+
+/// What tells the segments of a partition apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SegmentName {
+    pub(crate) base_offset: i64,
+    /// 0 as appended, then one more with each compaction.
+    pub(crate) generation: u32,
 }
 
-/// The base offset that a segment's file name says; `None` for other files.
-pub(crate) fn base_offset_of(name: &str) -> Option<i64> {
-    let digits = name.strip_suffix(".log")?;
-    if digits.len() == 20 { digits.parse().ok() } else { None }
+impl SegmentName {
+    /// As it was appended.
+    pub(crate) fn first(base_offset: i64) -> Self {
+        Self { base_offset, generation: 0 }
+    }
+
+    /// The name that a file of a segment says; `None` for other files.
+    pub(crate) fn of_file(name: &str) -> Option<Self> {
+        let (stem, extension) = name.split_once('.')?;
+        if !EXTENSIONS.contains(&extension) {
+            return None;
+        }
+        let (digits, generation) = match stem.split_once('-') {
+            Some((digits, generation)) if generation.len() == 8 => (digits, generation.parse().ok()?),
+            Some(_) => return None,
+            None => (stem, 0),
+        };
+        let base_offset = if digits.len() == 20 { digits.parse().ok()? } else { return None };
+        Some(Self { base_offset, generation })
+    }
+
+    /// The path of one of its files.
+    pub(crate) fn path(self, partition: TopicPartition, extension: &str) -> String {
+        let Self { base_offset, generation } = self;
+        let dir = partition_dir(partition);
+        match generation {
+            0 => format!("{dir}/{base_offset:020}.{extension}"),
+            _ => format!("{dir}/{base_offset:020}-{generation:08}.{extension}"),
+        }
+    }
 }
 
 /// What is known of a segment while it is closed.
@@ -49,13 +85,44 @@ pub(crate) fn base_offset_of(name: &str) -> Option<i64> {
 pub(crate) struct Segment {
     pub(crate) partition: TopicPartition,
     pub(crate) base_offset: i64,
+    pub(crate) generation: u32,
+    /// From when on a tombstone in it may go; [`NO_HORIZON`] for never.
+    pub(crate) delete_horizon: i64,
     len: AtomicU64,
     max_timestamp: AtomicI64,
+    /// Largest timestamp of its first batch, once somebody has asked.
+    first_timestamp: OnceLock<i64>,
+    /// Its files are about to go: they are not kept open any more.
+    is_gone: AtomicBool,
 }
 
 impl Segment {
     pub(crate) fn new(partition: TopicPartition, base_offset: i64, len: u64, max_timestamp: i64) -> Self {
-        Self { partition, base_offset, len: AtomicU64::new(len), max_timestamp: AtomicI64::new(max_timestamp) }
+        Self::named(partition, SegmentName::first(base_offset), NO_HORIZON, len, max_timestamp)
+    }
+
+    /// One that compaction has written, or any that a checkpoint names.
+    pub(crate) fn named(
+        partition: TopicPartition,
+        name: SegmentName,
+        delete_horizon: i64,
+        len: u64,
+        max_timestamp: i64,
+    ) -> Self {
+        Self {
+            partition,
+            base_offset: name.base_offset,
+            generation: name.generation,
+            delete_horizon,
+            len: AtomicU64::new(len),
+            max_timestamp: AtomicI64::new(max_timestamp),
+            first_timestamp: OnceLock::new(),
+            is_gone: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn name(&self) -> SegmentName {
+        SegmentName { base_offset: self.base_offset, generation: self.generation }
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -66,13 +133,27 @@ impl Segment {
         self.max_timestamp.load(Ordering::Acquire)
     }
 
+    /// The largest timestamp of its first batch, read by `read` when it is not known.
+    pub(crate) fn first_timestamp(&self, read: impl FnOnce() -> Option<i64>) -> Option<i64> {
+        if let Some(known) = self.first_timestamp.get() {
+            return Some(*known);
+        }
+        let first = read()?;
+        Some(*self.first_timestamp.get_or_init(|| first))
+    }
+
     pub(crate) fn grow(&self, len: u64, max_timestamp: i64) {
         self.max_timestamp.fetch_max(max_timestamp, Ordering::AcqRel);
         self.len.store(len, Ordering::Release);
     }
 
     pub(crate) fn path(&self) -> String {
-        segment_path(self.partition, self.base_offset, "log")
+        self.name().path(self.partition, "log")
+    }
+
+    /// All its files.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = String> + '_ {
+        EXTENSIONS.iter().map(|extension| self.name().path(self.partition, extension))
     }
 }
 
@@ -84,7 +165,7 @@ pub(crate) struct OpenSegment {
     pub(crate) index: Mutex<Option<SegmentIndex>>,
 }
 
-type Key = (TopicPartition, i64);
+type Key = (TopicPartition, SegmentName);
 
 #[derive(Debug, Default)]
 struct Recent {
@@ -107,12 +188,12 @@ impl OpenSegments {
 
     /// Opens a segment that exists.
     pub(crate) fn open(&self, segment: &Segment) -> io::Result<Arc<OpenSegment>> {
-        let key = (segment.partition, segment.base_offset);
+        let key = (segment.partition, segment.name());
         if let Some(open) = self.touch(key) {
             return Ok(open);
         }
         let file = self.disk.open(&segment.path(), Open::Write)?;
-        Ok(self.insert(key, file, None))
+        Ok(self.insert(segment, file, None))
     }
 
     /// Opens a segment for its first bytes, with an empty index. The names become durable with the next checkpoint.
@@ -120,13 +201,21 @@ impl OpenSegments {
         self.disk.create_dir_all(&partition_dir(segment.partition))?;
         let file = self.disk.open(&segment.path(), Open::Create)?;
         let index = SegmentIndex::new(segment.base_offset);
-        Ok(self.insert((segment.partition, segment.base_offset), file, Some(index)))
+        Ok(self.insert(segment, file, Some(index)))
     }
 
-    /// Closes a segment whose file goes away.
-    pub(crate) fn forget(&self, partition: TopicPartition, base_offset: i64) {
+    /// Opens a segment that compaction writes.
+    pub(crate) fn create_compacted(&self, segment: &Segment) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.disk.open(&segment.path(), Open::Create)?;
+        file.set_len(0)?;
+        Ok(file)
+    }
+
+    /// Closes a segment whose files go away. Who has it open reads on.
+    pub(crate) fn forget(&self, segment: &Segment) {
         let mut recent = self.recent.lock();
-        if let Some((_, used)) = recent.open.remove(&(partition, base_offset)) {
+        segment.is_gone.store(true, Ordering::Release);
+        if let Some((_, used)) = recent.open.remove(&(segment.partition, segment.name())) {
             recent.by_use.remove(&used);
         }
     }
@@ -150,9 +239,13 @@ impl OpenSegments {
         Some(Arc::clone(open))
     }
 
-    fn insert(&self, key: Key, file: Arc<dyn DiskFile>, index: Option<SegmentIndex>) -> Arc<OpenSegment> {
+    fn insert(&self, segment: &Segment, file: Arc<dyn DiskFile>, index: Option<SegmentIndex>) -> Arc<OpenSegment> {
+        let key = (segment.partition, segment.name());
         let open = Arc::new(OpenSegment { file, index: Mutex::new(index) });
         let mut recent = self.recent.lock();
+        if segment.is_gone.load(Ordering::Acquire) {
+            return open;
+        }
         recent.uses += 1;
         let used = recent.uses;
         if let Some((_, old)) = recent.open.insert(key, (Arc::clone(&open), used)) {

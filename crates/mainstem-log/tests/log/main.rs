@@ -1,5 +1,6 @@
 //! The log from outside: its contract, damage and faults, and the simulation of crashes.
 
+mod compaction;
 mod contract;
 mod damage;
 mod faults;

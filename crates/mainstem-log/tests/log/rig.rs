@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mainstem_kafka_wire::batch::{Compression, split};
-use mainstem_kafka_wire::records::{RecordBatchBuilder, records};
+use mainstem_kafka_wire::records::{Record, RecordBatchBuilder, records};
 use mainstem_log::{
-    Atomicity, Entry, Log, LogConfig, Part, PartitionConfig, RecoveryReport, TopicId, TopicPartition, Urgency,
+    Atomicity, CompactionConfig, CompactionReport, Entry, Log, LogConfig, Part, PartitionConfig, RecoveryReport,
+    TopicId, TopicPartition, Urgency,
 };
 use mainstem_testkit::{SimClock, SimDisk};
 
@@ -27,11 +28,56 @@ pub(crate) fn config() -> LogConfig {
         checkpoint_bytes: 24 << 10,
         reserve_bytes: 16 << 10,
         index_interval_bytes: 256,
+        compaction_map_bytes: 64 << 10,
     }
 }
 
 pub(crate) fn segments(segment_bytes: u64) -> PartitionConfig {
     PartitionConfig { segment_bytes, ..PartitionConfig::default() }
+}
+
+/// Compacted as soon as there is anything to compact.
+pub(crate) fn compacted(segment_bytes: u64) -> PartitionConfig {
+    let compaction = CompactionConfig { min_dirty_millionths: 0, segment_ms: None, ..CompactionConfig::default() };
+    PartitionConfig { compaction: Some(compaction), ..segments(segment_bytes) }
+}
+
+/// Compacts until nothing is left to do.
+pub(crate) fn compact(log: &Log) -> CompactionReport {
+    let mut all = CompactionReport::default();
+    for _ in 0..10_000 {
+        let report = log.compact(700);
+        all.runs += report.runs;
+        all.segments += report.segments;
+        all.bytes_before += report.bytes_before;
+        all.bytes_after += report.bytes_after;
+        all.records_removed += report.records_removed;
+        all.tombstones_removed += report.tombstones_removed;
+        all.runs_abandoned += report.runs_abandoned;
+        all.held_partitions += report.held_partitions;
+        if report.is_done {
+            all.is_done = true;
+            return all;
+        }
+    }
+    panic!("a compaction without an end: {all:?}");
+}
+
+/// A batch of one record per key and value (`None` is a tombstone), of a codec.
+pub(crate) fn keyed(
+    codec: Compression,
+    pairs: &[(&str, Option<&str>)],
+    timestamp: i64,
+    producer: Option<(i64, i16, i32)>,
+) -> Bytes {
+    let mut builder = RecordBatchBuilder::new(codec);
+    if let Some((id, epoch, sequence)) = producer {
+        builder = builder.producer(id, epoch, sequence);
+    }
+    for (key, value) in pairs {
+        builder.append(timestamp, Some(key.as_bytes()), value.map(str::as_bytes), &[]);
+    }
+    builder.build()
 }
 
 /// A batch with one record per value, its timestamp the same for all.
@@ -67,12 +113,22 @@ pub(crate) fn read_from(
     from: TopicPartition,
     offset: i64,
 ) -> Result<Vec<(i64, Vec<u8>)>, mainstem_log::ReadError> {
-    let mut values = Vec::new();
+    let value = |record: Record| (record.offset, record.value.unwrap().to_vec());
+    Ok(records_from(log, from, offset)?.into_iter().map(value).collect())
+}
+
+/// All visible records of a partition from `offset` on.
+pub(crate) fn records_from(
+    log: &Log,
+    from: TopicPartition,
+    offset: i64,
+) -> Result<Vec<Record>, mainstem_log::ReadError> {
+    let mut found = Vec::new();
     let mut next = offset;
     loop {
         let read = log.read(from, next, 700, true)?;
         if read.batches.is_empty() {
-            return Ok(values);
+            return Ok(found);
         }
         for batch in split(&read.batches) {
             let (header, bytes) = batch.unwrap();
@@ -80,7 +136,7 @@ pub(crate) fn read_from(
             for record in records(&bytes).unwrap() {
                 let record = record.unwrap();
                 if record.offset >= offset {
-                    values.push((record.offset, record.value.unwrap().to_vec()));
+                    found.push(record);
                 }
             }
         }

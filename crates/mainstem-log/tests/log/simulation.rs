@@ -6,16 +6,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use mainstem_disk::Clock;
+use mainstem_kafka_wire::batch::Compression;
+use mainstem_kafka_wire::records::RecordBatchBuilder;
 use mainstem_log::{
-    AppendError, Atomicity, Condition, Csn, Entry, Hold, Log, Part, PartError, PartitionConfig, ReadError, TopicId,
-    TopicPartition, Urgency,
+    AppendError, Atomicity, CompactionConfig, Condition, Csn, Entry, Hold, Log, Part, PartError, PartitionConfig,
+    ReadError, TopicId, TopicPartition, Urgency,
 };
 use mainstem_testkit::{SimRandom, seed_from_env};
 use parking_lot::Mutex;
 
-use crate::rig::{Rig, batch, read_from, segments, topic};
+use crate::rig::{Rig, batch, read_from, records_from, segments, topic};
 
 const PRODUCERS: u64 = 3;
+const DELETE_RETENTION_MS: i64 = 40_000;
+/// The key of a record in a compacted partition: a few come often, together they are more than the smallest map holds.
+fn key_of(id: u64) -> u64 {
+    if id % 3 == 0 { id % 6 } else { id % 90 }
+}
+
+fn is_tombstone(id: u64) -> bool {
+    id % 4 == 3
+}
 
 /// What the model expects, or why the run is wrong.
 type Checked<T = ()> = Result<T, String>;
@@ -36,6 +48,7 @@ struct Added {
     ids: Vec<u64>,
     /// Producer and sequence.
     producer: Option<(i64, i32)>,
+    at_ms: i64,
     bytes: Bytes,
 }
 
@@ -56,6 +69,16 @@ impl Model {
     fn content(&self, of: TopicPartition) -> Vec<u64> {
         let added = self.entries.values().flatten().filter(|added| added.to == of);
         added.flat_map(|added| added.ids.iter().copied()).collect()
+    }
+
+    /// When the record at each offset was appended.
+    fn times(&self, of: TopicPartition) -> Vec<i64> {
+        let added = self.entries.values().flatten().filter(|added| added.to == of);
+        added.flat_map(|added| added.ids.iter().map(|_| added.at_ms)).collect()
+    }
+
+    fn is_compacted(&self, id: TopicPartition) -> bool {
+        self.configs.get(&id).is_some_and(|config| config.compaction.is_some())
     }
 
     fn end(&self, of: TopicPartition) -> i64 {
@@ -81,14 +104,33 @@ struct Run {
     rig: Rig,
     random: Arc<SimRandom>,
     model: Model,
-    holds: Vec<(TopicPartition, i64, Hold)>,
+    holds: Vec<Held>,
+    /// What compaction removed, so that a run without any can be told.
+    compacted_records: u64,
+    expired_tombstones: u64,
+}
+
+/// A hold, and what could be read behind it when it began.
+struct Held {
+    id: TopicPartition,
+    offset: i64,
+    readable: BTreeSet<i64>,
+    _hold: Hold,
 }
 
 impl Run {
     fn new(seed: u64, ignore_sync: bool) -> Self {
-        let rig = Rig::new(seed);
+        let mut rig = Rig::new(seed);
+        rig.config.compaction_map_bytes = 0;
         rig.disk.ignore_sync(ignore_sync);
-        Self { rig, random: SimRandom::new(seed ^ 0x5eed), model: Model::default(), holds: Vec::new() }
+        Self {
+            rig,
+            random: SimRandom::new(seed ^ 0x5eed),
+            model: Model::default(),
+            holds: Vec::new(),
+            compacted_records: 0,
+            expired_tombstones: 0,
+        }
     }
 
     fn pick<T: Copy>(&self, from: &[T]) -> Option<T> {
@@ -101,7 +143,14 @@ impl Run {
         for partition in 0..2 {
             let id = TopicPartition::new(topic(self.model.next_topic), partition);
             let retention_bytes = self.random.chance(50).then_some(3_000);
-            let config = PartitionConfig { retention_bytes, ..segments(400 + self.random.below(3_000)) };
+            let compaction = self.random.chance(60).then(|| CompactionConfig {
+                delete_retention_ms: DELETE_RETENTION_MS,
+                min_lag_ms: if self.random.chance(20) { 30_000 } else { 0 },
+                max_lag_ms: self.random.chance(50).then_some(60_000),
+                min_dirty_millionths: u32::try_from(self.random.below(600_000)).unwrap(),
+                segment_ms: self.random.chance(50).then_some(80_000),
+            });
+            let config = PartitionConfig { retention_bytes, compaction, ..segments(400 + self.random.below(3_000)) };
             self.model.configs.insert(id, config);
             log.create_partition(id, config);
         }
@@ -121,8 +170,27 @@ impl Run {
             .collect();
         let id = i64::try_from(self.random.below(PRODUCERS)).unwrap();
         let producer = self.random.chance(60).then(|| (id, self.model.next_sequence(to, id)));
-        let bytes = batch(&values, 1_000, producer.map(|(id, sequence)| (id, 0, sequence)));
-        Added { to, base_offset: self.model.end(to), ids, producer, bytes }
+        let at_ms = self.rig.clock.wall_ms();
+        let bytes = if self.model.is_compacted(to) {
+            self.keyed_batch(&ids, &values, at_ms, producer)
+        } else {
+            batch(&values, 1_000, producer.map(|(id, sequence)| (id, 0, sequence)))
+        };
+        Added { to, base_offset: self.model.end(to), ids, producer, at_ms, bytes }
+    }
+
+    fn keyed_batch(&self, ids: &[u64], values: &[Vec<u8>], at_ms: i64, producer: Option<(i64, i32)>) -> Bytes {
+        let codec = self.pick(&Compression::ALL).unwrap();
+        let mut builder = RecordBatchBuilder::new(codec);
+        if let Some((id, sequence)) = producer {
+            builder = builder.producer(id, 0, sequence);
+        }
+        for (id, value) in ids.iter().zip(values) {
+            let value = (!is_tombstone(*id)).then_some(value.as_slice());
+            let header = id.to_le_bytes();
+            builder.append(at_ms, Some(&key_of(*id).to_le_bytes()), value, &[("id", Some(&header))]);
+        }
+        builder.build()
     }
 
     fn step(&mut self, log: &Log) -> Checked {
@@ -135,8 +203,9 @@ impl Run {
                 log.commit_once();
                 Ok(())
             }
-            82..90 => self.read(log),
-            90..93 => {
+            82..87 => self.read(log),
+            87..91 => self.compact(log),
+            91..93 => {
                 let _ = log.checkpoint();
                 Ok(())
             }
@@ -266,6 +335,9 @@ impl Run {
 
     /// What stands in the partition from `offset` on is what the model says.
     fn compare(&self, log: &Log, from: TopicPartition, offset: i64) -> Checked {
+        if self.model.is_compacted(from) {
+            return self.compare_compacted(log, from, offset);
+        }
         let values = match read_from(log, from, offset) {
             Ok(values) => values,
             Err(ReadError::Io { .. }) if self.rig.disk.is_off() => return Ok(()),
@@ -281,13 +353,91 @@ impl Run {
         Ok(())
     }
 
+    /// Compaction keeps offsets and the last record of each key; a tombstone may be gone only when its time is over, and then
+    /// so is all that it deletes.
+    fn compare_compacted(&self, log: &Log, from: TopicPartition, offset: i64) -> Checked {
+        let end = log.partition(from).map_or(0, |state| state.high_watermark);
+        let found = match records_from(log, from, offset) {
+            Ok(found) => found,
+            Err(ReadError::Io { .. }) if self.rig.disk.is_off() => return Ok(()),
+            Err(error) => return Err(format!("reading {from}: {error}")),
+        };
+        let (content, times) = (self.model.content(from), self.model.times(from));
+        let mut ids = BTreeMap::new();
+        for record in &found {
+            let id = record.headers[0].1.as_ref().map(|id| u64::from_le_bytes(id[..].try_into().unwrap())).unwrap();
+            let at = usize::try_from(record.offset).unwrap();
+            check!(content.get(at) == Some(&id), "{from} at {at}: record {id}, not {:?}", content.get(at));
+            check!(record.key.as_deref() == Some(&key_of(id).to_le_bytes()[..]), "{from} at {at}: another key");
+            check!(record.value.is_none() == is_tombstone(id), "{from} at {at}: another value");
+            check!(record.timestamp == times[at], "{from} at {at}: time {}, not {}", record.timestamp, times[at]);
+            check!(ids.keys().next_back().is_none_or(|last| *last < record.offset), "{from}: out of order at {at}");
+            ids.insert(record.offset, id);
+        }
+        let mut last = BTreeMap::new();
+        for (at, id) in content.iter().enumerate().take(usize::try_from(end).unwrap()) {
+            last.insert(key_of(*id), (i64::try_from(at).unwrap(), *id));
+        }
+        let now = self.rig.clock.wall_ms();
+        for (key, (at, id)) in last.into_iter().filter(|(_, (at, _))| *at >= offset) {
+            if ids.contains_key(&at) {
+                continue;
+            }
+            let is_over = is_tombstone(id) && now >= times[usize::try_from(at).unwrap()] + DELETE_RETENTION_MS;
+            check!(is_over, "{from}: the last record of key {key}, at {at}, is gone");
+            let left = ids.iter().find(|(_, id)| key_of(**id) == key);
+            check!(left.is_none(), "{from}: key {key} was deleted at {at}, and stands at {left:?} again");
+        }
+        Ok(())
+    }
+
     fn hold(&mut self, log: &Log) -> Checked {
         if self.holds.len() > 2 {
             self.holds.remove(0);
         }
-        if let Some(id) = self.pick(&self.model.partitions()) {
-            let offset = log.partition(id).map_or(0, |state| state.start_offset);
-            self.holds.push((id, offset, log.hold(id, offset)));
+        let Some(id) = self.pick(&self.model.partitions()) else { return Ok(()) };
+        let Some(state) = log.partition(id) else { return Ok(()) };
+        let span = u64::try_from(state.high_watermark - state.start_offset).unwrap();
+        let offset = state.start_offset + i64::try_from(self.random.below(span + 1)).unwrap();
+        let hold = log.hold(id, offset);
+        if let Ok(found) = records_from(log, id, offset) {
+            let readable = found.iter().map(|record| record.offset).collect();
+            self.holds.push(Held { id, offset, readable, _hold: hold });
+        }
+        Ok(())
+    }
+
+    /// Nothing that was there when a hold began has gone.
+    fn check_holds(&self, log: &Log) -> Checked {
+        for Held { id, offset, readable, .. } in &self.holds {
+            let Ok(found) = records_from(log, *id, *offset) else {
+                check!(self.rig.disk.is_off(), "{id}: cannot read from {offset}, which is held");
+                continue;
+            };
+            let found: BTreeSet<i64> = found.iter().map(|record| record.offset).collect();
+            let gone = readable.difference(&found).next();
+            check!(gone.is_none(), "{id}: {gone:?} is gone, held from {offset}");
+        }
+        Ok(())
+    }
+
+    fn compact(&mut self, log: &Log) -> Checked {
+        let bytes = 1 + self.random.below(6_000);
+        for _ in 0..=self.random.below(20) {
+            let report = log.compact(bytes);
+            self.compacted_records += report.records_removed;
+            self.expired_tombstones += report.tombstones_removed;
+            if report.is_done {
+                break;
+            }
+        }
+        if self.rig.disk.is_off() {
+            return Ok(());
+        }
+        self.check_holds(log)?;
+        for id in self.model.partitions().into_iter().filter(|id| self.model.is_compacted(*id)) {
+            let start = log.partition(id).map_or(0, |state| state.start_offset);
+            self.compare(log, id, start)?;
         }
         Ok(())
     }
@@ -297,10 +447,7 @@ impl Run {
         if self.rig.disk.is_off() {
             return Ok(());
         }
-        for (id, offset, _) in &self.holds {
-            let start = log.partition(*id).map_or(0, |state| state.start_offset);
-            check!(start <= *offset, "{id}: retention removed what was held from {offset}");
-        }
+        self.check_holds(log)?;
         for id in self.model.partitions() {
             self.model.starts.insert(id, log.partition(id).map_or(0, |state| state.start_offset));
         }
@@ -311,7 +458,7 @@ impl Run {
         let Some(id) = self.pick(&self.model.partitions()) else { return Ok(()) };
         // The deletion is durable elsewhere before the log hears of it.
         self.model.deleted.insert(id.topic);
-        self.holds.retain(|(held, ..)| held.topic != id.topic);
+        self.holds.retain(|held| held.id.topic != id.topic);
         log.delete_topic(id.topic, 2);
         check!(log.partition(id).is_none(), "a deleted topic can be seen");
         Ok(())
@@ -368,7 +515,7 @@ impl Run {
             let start = self.model.starts.get(&id).copied().unwrap_or(0);
             check!(state.start_offset >= start, "{id} starts at {}, not {start}", state.start_offset);
             self.compare(log, id, state.start_offset)?;
-            if !self.rig.disk.is_off() {
+            if !self.rig.disk.is_off() && !self.model.is_compacted(id) {
                 let values = read_from(log, id, state.start_offset).map_err(|error| error.to_string());
                 let missing = values.is_ok_and(|values| (values.len() as i64) < end - state.start_offset);
                 check!(!missing || self.rig.disk.is_off(), "{id}: records are missing below {end}");
@@ -414,9 +561,26 @@ impl Run {
             let left = self.rig.disk.files().into_iter().find(|path| path.contains(&topic.to_string()));
             check!(left.is_none(), "{left:?} of a deleted topic is left");
         }
+        self.check_files(&log)?;
         Ok(self.rig.disk.trace_hash())
     }
+
+    /// No file is left that nothing names: the next start would have removed it.
+    fn check_files(&self, log: &Log) -> Checked {
+        drop(log.clone());
+        let scrubbed = mainstem_log::scrub(self.rig.disk.mount(), self.rig.clock.clone(), self.rig.config, &mut |_| ());
+        let scrubbed = scrubbed.map_err(|error| format!("scrub: {error}"))?;
+        check!(scrubbed.damage.is_empty(), "scrub finds damage: {:?}", scrubbed.damage);
+        let is_segment = |path: &&String| path.starts_with("topics/") && path.ends_with(".log");
+        let files = self.rig.disk.files();
+        let segments = files.iter().filter(is_segment).count() as u64;
+        check!(segments == scrubbed.segments, "{} segments, but files {files:?}", scrubbed.segments);
+        Ok(())
+    }
 }
+
+/// What compaction removed in all runs: records, and tombstones whose time was over.
+static REMOVED: Mutex<(u64, u64)> = Mutex::new((0, 0));
 
 fn simulate(seed: u64, ignore_sync: bool) -> Checked<u64> {
     let mut run = Run::new(seed, ignore_sync);
@@ -424,7 +588,11 @@ fn simulate(seed: u64, ignore_sync: bool) -> Checked<u64> {
         run.live(60 + run.random.below(120))?;
         run.rig.disk.crash();
     }
-    run.finish()
+    let hash = run.finish()?;
+    let mut removed = REMOVED.lock();
+    removed.0 += run.compacted_records;
+    removed.1 += run.expired_tombstones;
+    Ok(hash)
 }
 
 #[test]
@@ -439,6 +607,8 @@ fn nothing_acknowledged_is_lost_whenever_the_power_goes() {
             );
         }
     }
+    let (records, tombstones) = *REMOVED.lock();
+    assert!(seeds < 50 || records > 1_000 && tombstones > 20, "{records} records, {tombstones} tombstones");
 }
 
 #[test]
