@@ -306,7 +306,9 @@ mod tests {
         }
         let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let lags = [set("min.compaction.lag.ms", "9"), set("max.compaction.lag.ms", "8")].into();
-        assert!(check_topic_configs(&lags, 1000).expect_err("min above max").contains("more than max.compaction.lag.ms"));
+        assert!(
+            check_topic_configs(&lags, 1000).expect_err("min above max").contains("more than max.compaction.lag.ms")
+        );
     }
 
     #[test]

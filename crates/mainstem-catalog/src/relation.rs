@@ -120,15 +120,16 @@ pub struct ViewDefinition {
 }
 
 impl ViewDefinition {
-    /// The offset at which the view's history of this partition begins.
+    /// Where the view's history of this partition begins.
     #[must_use]
-    pub fn origin_of(&self, source: RelationId, partition: i32) -> i64 {
+    pub fn origin_of(&self, source: RelationId, partition: i32) -> Origin {
         let is_it = |origin: &&Origin| origin.source == source && origin.partition == partition;
-        self.origin.iter().find(is_it).map_or(0, |origin| origin.offset)
+        let none = Origin { source, partition, offset: 0, compacted_below: 0 };
+        self.origin.iter().find(is_it).copied().unwrap_or(none)
     }
 }
 
-/// The first offset of one partition of a view's source.
+/// Where one partition of a view's source began when the view was made. One that is not listed began at 0, whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// The source.
@@ -137,6 +138,14 @@ pub struct Origin {
     pub partition: i32,
     /// The first offset that belongs to the view.
     pub offset: i64,
+    /// Below this offset compaction had removed records already.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub compacted_below: i64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(offset: &i64) -> bool {
+    *offset == 0
 }
 
 /// What kind of relation it is.

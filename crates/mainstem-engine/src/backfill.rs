@@ -82,7 +82,7 @@ impl Backfill {
                 let mut input = Input::new(&source)?;
                 input.ends(&*context.log, Cut::ZERO)?;
                 input.hold_from_here(&*context.log);
-                missing_history(&mut view, &input);
+                missing_history(&*context.log, &mut view, &input);
                 sources.insert(*id, input);
             }
         }
@@ -208,23 +208,30 @@ impl Backfill {
     }
 }
 
-/// What the view had of a source and retention has removed since: the view is not what it was, and says so.
-fn missing_history(view: &mut View, input: &Input) {
+/// What the view had of a source and retention or compaction has removed since: the view is not what it was, and says so.
+fn missing_history(log: &dyn InputLog, view: &mut View, input: &Input) {
     let relation = view.relation.clone();
     let Some(definition) = relation.materialized() else { return };
     for (partition, state) in &input.state.partitions {
         let origin = definition.origin_of(input.relation.id, *partition);
-        if state.next > origin {
-            let (name, source) = (&relation.name, &input.relation.name);
-            let text = format!(
-                "history is gone: offsets {origin} to {} of partition {partition} of source \"{source}\" were removed by \
-                 retention, and no checkpoint holds what view \"{name}\" made of them; to go on with what is left, drop \
-                 the view and create it again",
-                state.next - 1
-            );
-            tracing::error!(view = %name, "{text}");
-            view.counters.errors.insert(text, 1);
-        }
+        let compacted = input.relation.topic().map_or(0, |topic| log.compacted_below(topic, *partition));
+        let (until, by) = if state.next > origin.offset {
+            (state.next, "retention")
+        } else if compacted > origin.compacted_below {
+            (compacted, "compaction")
+        } else {
+            continue;
+        };
+        let (name, source) = (&relation.name, &input.relation.name);
+        let text = format!(
+            "history is gone: offsets {} to {} of partition {partition} of source \"{source}\" were removed by {by}, in \
+             whole or in part, and no checkpoint holds what view \"{name}\" made of them; to go on with what is left, \
+             drop the view and create it again",
+            origin.offset,
+            until - 1
+        );
+        tracing::error!(view = %name, "{text}");
+        view.counters.errors.insert(text, 1);
     }
 }
 

@@ -305,8 +305,9 @@ impl Engine {
             for partition in input.partitions(definition.topic) {
                 holds.push(input.hold(definition.topic, partition, 0));
                 let offset = input.start(definition.topic, partition);
-                if offset > 0 {
-                    origins.push(Origin { source: source.id, partition, offset });
+                let compacted_below = input.compacted_below(definition.topic, partition);
+                if offset > 0 || compacted_below > 0 {
+                    origins.push(Origin { source: source.id, partition, offset, compacted_below });
                 }
             }
         }

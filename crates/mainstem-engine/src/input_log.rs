@@ -129,6 +129,10 @@ pub trait InputLog: Debug + Send + Sync + 'static {
     }
     /// The first offset that still exists; 0 when there is no such partition.
     fn start(&self, topic: Uuid, partition: i32) -> i64;
+    /// Compaction has removed records below this offset; 0 when it never has.
+    fn compacted_below(&self, _topic: Uuid, _partition: i32) -> i64 {
+        0
+    }
     /// Records from offset `from` up to, not including, offset `until` (a position), about `bytes_max` bytes of them and
     /// at least one batch. `next_offset` is at most `until`; it equals `until` when all was read. Checksums are verified.
     fn read(&self, topic: Uuid, partition: i32, from: i64, until: i64, bytes_max: usize) -> Result<Batches, LogError>;

@@ -38,6 +38,10 @@ impl InputLog for EmbeddedLog {
         self.log.partition(TopicPartition::new(TopicId(topic), partition)).map_or(0, |state| state.start_offset)
     }
 
+    fn compacted_below(&self, topic: Uuid, partition: i32) -> i64 {
+        self.log.partition(TopicPartition::new(TopicId(topic), partition)).map_or(0, |state| state.compacted_below)
+    }
+
     fn read(&self, topic: Uuid, partition: i32, from: i64, until: i64, bytes_max: usize) -> Result<Batches, LogError> {
         read_records(&self.log, TopicPartition::new(TopicId(topic), partition), from, until, bytes_max)
     }

@@ -102,7 +102,11 @@ impl OwnWrites<'_> {
     /// The view may hold more than its sources still have.
     fn check_history(&self, relation: &Relation, view: &ViewDefinition, below: &Relation) -> Result<(), SqlError> {
         let Some(PinnedRelation::Source { positions }) = self.pinned.relations.get(&below.id) else { return Ok(()) };
-        let is_short = |(partition, start, _): &(i32, i64, i64)| *start > view.origin_of(below.id, *partition);
+        let is_short = |(partition, start, _): &(i32, i64, i64)| {
+            let origin = view.origin_of(below.id, *partition);
+            let compacted = below.topic().map_or(0, |topic| self.engine.input().compacted_below(topic, *partition));
+            *start > origin.offset || compacted > origin.compacted_below
+        };
         if !positions.iter().any(is_short) {
             return Ok(());
         }

@@ -103,7 +103,7 @@ fn a_view_made_again_from_less_history_than_it_had_says_so() {
     assert_eq!(report.views_restored, 1);
     world.check(&engine);
     let (origin, holds) = engine.origin_of(&[SOURCE, TABLE, before]);
-    assert_eq!(origin, [Origin { source: SOURCE, partition: 1, offset: 30 }]);
+    assert_eq!(origin, [Origin { source: SOURCE, partition: 1, offset: 30, compacted_below: 0 }]);
     assert_eq!(holds.len(), 2);
     world.kill(engine);
     // The checkpoint is lost, and a view is there that was created after the trim.

@@ -44,6 +44,12 @@ fn log(state: &State, text: &mut Text) {
         ("mainstem_log_segment_bytes_total", "Bytes written to segments", log.segment_bytes),
         ("mainstem_log_checkpoints_total", "Log checkpoints", log.checkpoints),
         ("mainstem_log_refused_for_space_total", "Appends refused because the disk was full", log.refused_for_space),
+        ("mainstem_log_compacted_bytes_total", "Bytes of segments that compaction has replaced", log.compacted_bytes),
+        (
+            "mainstem_log_compaction_removed_bytes_total",
+            "Bytes by which compaction made segments smaller",
+            log.compaction_removed_bytes,
+        ),
         ("mainstem_log_sync_microseconds_total", "Time in fdatasync of the commit log", log.sync_us),
     ];
     for (name, help, value) in counters {
