@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::codec::{decode, respond};
 use crate::coordinator::records::OffsetsRecord;
+use crate::fetched::Fetched;
 use crate::groups::Groups;
 use crate::producer_ids::ProducerIds;
 use crate::sequencer::Sequencer;
@@ -48,6 +49,8 @@ pub(crate) struct Inner {
     pub(crate) groups: Arc<Groups>,
     pub(crate) offsets_topic: OnceCell<()>,
     pub(crate) waiting: Arc<Waiting>,
+    /// Fetched records in memory.
+    pub(crate) fetched: Arc<Fetched>,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) counters: Counters,
     pub(crate) advertised: RwLock<(String, u16)>,
@@ -162,6 +165,7 @@ impl Broker {
             groups,
             offsets_topic: OnceCell::new(),
             waiting,
+            fetched: Arc::default(),
             producer_ids: ProducerIds::default(),
             counters: Counters::default(),
             advertised,
@@ -215,7 +219,8 @@ impl Broker {
     /// Counters, for `/metrics`.
     #[must_use]
     pub fn counters(&self) -> BrokerCounters {
-        self.inner.counters.read()
+        let bytes = u64::try_from(self.inner.fetched.bytes()).unwrap_or(0);
+        BrokerCounters { fetched_bytes_in_memory: bytes, ..self.inner.counters.read() }
     }
 
     /// One request (a frame without its length) to the chunks of its response, which make a frame with its length; `None`

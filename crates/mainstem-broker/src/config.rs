@@ -53,6 +53,9 @@ pub struct BrokerConfig {
     pub offset_metadata_bytes_max: usize,
     /// `fetch.max.bytes`: the largest answer to a Fetch, but for a first batch that is larger.
     pub fetch_bytes_max: usize,
+    /// Fetched records that no client has taken yet may hold about this many bytes, all connections together; the fuller it
+    /// is, the less an answer holds.
+    pub fetch_memory_bytes_max: usize,
     /// A Fetch waits for records at most this long, whatever it asks for.
     pub fetch_wait_ms_max: i32,
     /// How often retention looks for what can go.
@@ -90,6 +93,7 @@ impl Default for BrokerConfig {
             offsets_retention_ms: 7 * 24 * 3600 * 1000,
             offset_metadata_bytes_max: 4096,
             fetch_bytes_max: 55 << 20,
+            fetch_memory_bytes_max: 256 << 20,
             fetch_wait_ms_max: 300_000,
             retention_check_ms: 300_000,
             compaction_check_ms: 15_000,

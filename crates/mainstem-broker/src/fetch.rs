@@ -42,6 +42,8 @@ struct Round {
 struct Room {
     bytes_max: usize,
     bytes_min: usize,
+    /// Whether the first batch is read even when it is larger (KIP-74).
+    is_one_batch_due: bool,
 }
 
 impl Broker {
@@ -59,14 +61,16 @@ impl Broker {
 
     async fn fetch_records(&self, request: FetchRequest, version: i16) -> FetchResponse {
         let wanted = resolve(&self.catalog(), &request.topics, version);
-        let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(self.inner.config.fetch_bytes_max);
+        let wait_ms = request.max_wait_ms.min(self.inner.config.fetch_wait_ms_max);
+        let wait = Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0));
+        let asked = usize::try_from(request.max_bytes).unwrap_or(0).min(self.inner.config.fetch_bytes_max);
+        let memory = self.wait_for_memory(wait).await;
+        let bytes_max = asked.min(memory.unwrap_or(0));
         let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
-        let room = Room { bytes_max, bytes_min };
+        let room = Room { bytes_max, bytes_min, is_one_batch_due: memory.is_some() };
         let first = self.rotate(wanted.len());
         let mut round = self.read_round(&wanted, first, room);
-        let wait_ms = request.max_wait_ms.min(self.inner.config.fetch_wait_ms_max);
         if round.bytes < bytes_min && !round.has_error && wait_ms > 0 {
-            let wait = Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0));
             round = self.wait_for_bytes(&wanted, first, room, wait).await;
         }
         let bytes = u64::try_from(round.bytes).unwrap_or(0);
@@ -80,6 +84,24 @@ impl Broker {
             topics.get_mut(wanted.topic).expect("positions of the request").partitions.push(answer);
         }
         FetchResponse { topics, ..Default::default() }
+    }
+
+    /// How many bytes an answer may hold now; none if those who do not take theirs leave no room for so long. Such an answer
+    /// has no records, and the client asks again.
+    async fn wait_for_memory(&self, wait: Duration) -> Option<usize> {
+        const LOOK_AGAIN: Duration = Duration::from_millis(20);
+        let room = || self.inner.fetched.room(self.inner.config.fetch_memory_bytes_max);
+        let mut waited = Duration::ZERO;
+        loop {
+            if let Some(room) = room() {
+                return Some(room);
+            }
+            if waited >= wait {
+                return None;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+            waited += LOOK_AGAIN;
+        }
     }
 
     /// Reads again whenever a partition has grown, until there is enough or time is up.
@@ -115,7 +137,7 @@ impl Broker {
 
     fn read_partition(&self, wanted: &Wanted, room: Room, round: &mut Round) -> FetchPartitionResponse {
         let mut answer = FetchPartitionResponse { partition: wanted.partition.partition, ..Default::default() };
-        let is_first = round.bytes == 0;
+        let is_first = round.bytes == 0 && room.is_one_batch_due;
         let left = room.bytes_max.saturating_sub(round.bytes);
         let bytes_max = usize::try_from(wanted.partition.partition_max_bytes).unwrap_or(0).min(left);
         let offset = wanted.partition.fetch_offset;
@@ -135,7 +157,7 @@ impl Broker {
                 if !read.batches.is_empty() {
                     round.bytes += read.batches.len();
                     round.records += u64::try_from(read.next_offset - offset).unwrap_or(0);
-                    answer.records.push(read.batches);
+                    answer.records.push(self.inner.fetched.count(read.batches));
                 }
             }
             Err(error) => {

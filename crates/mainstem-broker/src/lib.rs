@@ -20,6 +20,7 @@ mod codec;
 mod config;
 pub mod coordinator;
 mod fetch;
+mod fetched;
 mod groups;
 mod metadata;
 mod offsets;

@@ -56,6 +56,8 @@ pub struct BrokerCounters {
     pub fetched_bytes: u64,
     /// Batches of producers that were refused.
     pub refused_batches: u64,
+    /// Bytes of fetched records in memory, not yet taken by their clients.
+    pub fetched_bytes_in_memory: u64,
     /// Connections open now.
     pub connections: u64,
     /// Connections opened since the start.
@@ -107,6 +109,7 @@ impl Counters {
             connections: get(&self.connections),
             connections_opened: get(&self.connections_opened),
             closed_for_cause: get(&self.closed_for_cause),
+            fetched_bytes_in_memory: 0,
         }
     }
 }

@@ -430,6 +430,10 @@ pub struct LogCounters {
     pub damaged_partitions: u64,
     /// Appends refused with [`AppendError::DiskFull`].
     pub refused_for_space: u64,
+    /// Bytes of the commit log that the start read.
+    pub recovery_bytes: u64,
+    /// Entries that the start applied.
+    pub recovery_entries: u64,
     /// Bytes of segments that compaction has replaced.
     pub compacted_bytes: u64,
     /// Bytes by which they became smaller.

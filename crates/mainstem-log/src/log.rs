@@ -39,7 +39,8 @@ pub struct CommitThread {
 }
 
 impl Log {
-    /// Recovers what is on `disk` and opens it. The caller tells the operator of the damage in the report. When this returns, everything that was recovered is durable and visible.
+    /// Recovers what is on `disk` and opens it. The caller tells the operator of the damage in the report. When this returns,
+    /// everything that was recovered is durable and visible.
     /// The caller keeps other processes out of the directory.
     pub fn open(
         disk: Arc<dyn Disk>,
@@ -47,6 +48,7 @@ impl Log {
         config: LogConfig,
     ) -> Result<(Log, RecoveryReport), OpenError> {
         let (shared, report) = recover(disk, clock, config)?;
+        shared.counters.set_recovery(&report);
         Ok((Log { shared: Arc::new(shared) }, report))
     }
 

@@ -21,7 +21,7 @@ use crate::hold::Holds;
 use crate::partition::Partition;
 use crate::segment::{TOPICS_DIR, partition_dir};
 use crate::sequence::{AcceptedPartition, Sequencer};
-use crate::{Csn, LogConfig, LogCounters, PartitionConfig, Stopped, TopicId, TopicPartition};
+use crate::{Csn, LogConfig, LogCounters, PartitionConfig, RecoveryReport, Stopped, TopicId, TopicPartition};
 
 /// Called with the visible CSN and the partitions that advanced.
 pub(crate) type Listener = Box<dyn Fn(Csn, &[(TopicPartition, i64)]) + Send + Sync>;
@@ -60,6 +60,8 @@ pub(crate) struct Counters {
     sync_us: AtomicU64,
     compacted_bytes: AtomicU64,
     compaction_removed_bytes: AtomicU64,
+    recovery_bytes: AtomicU64,
+    recovery_entries: AtomicU64,
 }
 
 pub(crate) struct Shared {
@@ -100,6 +102,11 @@ impl Counters {
         self.sync_us.fetch_add(u64::try_from(sync.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    pub(crate) fn set_recovery(&self, report: &RecoveryReport) {
+        self.recovery_bytes.store(report.bytes_scanned, Ordering::Relaxed);
+        self.recovery_entries.store(report.entries_applied, Ordering::Relaxed);
+    }
+
     pub(crate) fn add_compaction(&self, bytes_before: u64, bytes_after: u64) {
         self.compacted_bytes.fetch_add(bytes_before, Ordering::Relaxed);
         self.compaction_removed_bytes.fetch_add(bytes_before.saturating_sub(bytes_after), Ordering::Relaxed);
@@ -115,6 +122,8 @@ impl Counters {
             checkpoints: load(&self.checkpoints),
             visible_csn: visible,
             sync_us: load(&self.sync_us),
+            recovery_bytes: load(&self.recovery_bytes),
+            recovery_entries: load(&self.recovery_entries),
             compacted_bytes: load(&self.compacted_bytes),
             compaction_removed_bytes: load(&self.compaction_removed_bytes),
             ..LogCounters::default()

@@ -35,6 +35,9 @@ pub(crate) enum BenchCommand {
         /// Partitions of the topic
         #[arg(long, default_value_t = 1)]
         partitions: usize,
+        /// Do not read them back
+        #[arg(long)]
+        produce_only: bool,
         #[command(flatten)]
         broker: Bootstrap,
     },
@@ -68,13 +71,15 @@ pub(crate) enum BenchCommand {
 pub(crate) fn run(command: BenchCommand) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match command {
-        BenchCommand::Throughput { records, bytes, partitions, broker } => {
+        BenchCommand::Throughput { records, bytes, partitions, produce_only, broker } => {
             let topic = fresh("throughput");
             runtime.block_on(create_topic(&broker, &topic, partitions))?;
             let value = "x".repeat(bytes);
             let seconds = produce(&broker, &topic, records, |_| value.clone())?;
             show("produce", records, seconds)?;
-            show("fetch", records, fetch(&broker, &topic, records)?)?;
+            if !produce_only {
+                show("fetch", records, fetch(&broker, &topic, records)?)?;
+            }
         }
         BenchCommand::View { events, pg, broker } => runtime.block_on(view(events, &pg, &broker))?,
         BenchCommand::Latency { rate, samples, pg, broker } => {

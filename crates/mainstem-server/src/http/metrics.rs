@@ -56,6 +56,13 @@ fn log(state: &State, text: &mut Text) {
         text.single(name, "counter", help, value);
     }
     text.single("mainstem_log_visible_csn", "gauge", "Newest durable and visible entry", log.visible_csn);
+    text.single(
+        "mainstem_log_recovery_read_bytes",
+        "gauge",
+        "Bytes of the commit log that the start read: what the last checkpoint did not cover",
+        log.recovery_bytes,
+    );
+    text.single("mainstem_log_recovery_entries", "gauge", "Entries that the start applied", log.recovery_entries);
     text.single("mainstem_log_damaged_partitions", "gauge", "Partitions stopped at damage", log.damaged_partitions);
 }
 
@@ -81,6 +88,12 @@ fn broker(state: &State, text: &mut Text) {
     for (name, help, value) in counters {
         text.single(name, "counter", help, value);
     }
+    text.single(
+        "mainstem_kafka_fetched_bytes_in_memory",
+        "gauge",
+        "Bytes of fetched records that clients have not taken yet",
+        broker.fetched_bytes_in_memory,
+    );
     text.single("mainstem_kafka_connections", "gauge", "Connections open", broker.connections);
     text.metric("mainstem_group_lag_records", "gauge", "Records a consumer group has not read");
     for group in state.broker.groups() {

@@ -1,0 +1,100 @@
+"""Memory stays bounded whatever clients do."""
+
+import socket
+import struct
+
+from conftest import create_topic
+from kafka_bytes import API_VERSIONS, FETCH, Connection, batch, produce_body, PRODUCE, text
+from server import until
+
+MIB = 1 << 20
+
+
+def anonymous_mib(server):
+    """RssAnon of the server."""
+    with open(f"/proc/{server.process.pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
+
+
+def fetch_body(topic, offset=0, max_bytes=50 * MIB):
+    """Fetch version 4."""
+    return (struct.pack(">iiiib", -1, 500, 1, max_bytes, 0) + struct.pack(">i", 1) + text(topic)
+            + struct.pack(">iiqi", 1, 0, offset, max_bytes))
+
+
+def fill(server, topic, mib):
+    values = [b"x" * 1000] * 1000
+    records = batch(values)
+    with Connection(server.kafka) as connection:
+        for _ in range(mib):
+            connection.send(PRODUCE, 3, produce_body(topic, 0, records))
+            assert connection.receive() is not None
+
+
+def test_thousands_of_idle_connections_take_little_memory(server):
+    before = anonymous_mib(server)
+    connections = [Connection(server.kafka) for _ in range(5000)]
+    try:
+        for connection in connections:
+            connection.send(API_VERSIONS, 0, b"")
+        for connection in connections:
+            assert connection.receive() is not None
+        grown = anonymous_mib(server) - before
+        assert grown < 200, f"5,000 connections took {grown:.0f} MiB"
+    finally:
+        for connection in connections:
+            connection.socket.close()
+    with Connection(server.kafka) as connection:
+        connection.send(API_VERSIONS, 0, b"")
+        assert connection.receive() is not None
+
+
+def test_consumers_that_take_nothing_do_not_fill_the_memory_and_others_read_on(server):
+    create_topic(server, "large", 1)
+    fill(server, "large", 60)
+    before = anonymous_mib(server)
+    stalled = []
+    try:
+        for _ in range(200):
+            connection = Connection(server.kafka)
+            # What the system holds for them does not count.
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.send(FETCH, 4, fetch_body("large"))
+            stalled.append(connection)
+        until(lambda: server.metric("mainstem_kafka_fetched_bytes_in_memory") > 50 * MIB, "answers that nobody takes")
+        # 200 answers of 50 MiB would be 10 GiB.
+        held = server.metric("mainstem_kafka_fetched_bytes_in_memory") / MIB
+        grown = anonymous_mib(server) - before
+        assert held < 300 and grown < 400, f"{held:.0f} MiB of records, {grown:.0f} MiB in all"
+        with Connection(server.kafka) as reader:
+            reader.send(FETCH, 4, fetch_body("large", offset=59_000))
+            assert reader.receive() is not None
+    finally:
+        for connection in stalled:
+            connection.socket.close()
+    until(lambda: server.metric("mainstem_kafka_fetched_bytes_in_memory") < MIB, "their memory to come back")
+
+
+def test_huge_requests_that_do_not_end_share_a_common_budget(server):
+    before = anonymous_mib(server)
+    stalled = []
+    try:
+        for _ in range(50):
+            connection = Connection(server.kafka)
+            # 90 MiB are announced; as many come as the server takes.
+            connection.socket.sendall(struct.pack(">i", 90 * MIB) + struct.pack(">hhi", PRODUCE, 3, 7))
+            connection.socket.settimeout(0.05)
+            try:
+                for _ in range(20):
+                    connection.socket.sendall(b"\0" * MIB)
+            except TimeoutError:
+                pass
+            stalled.append(connection)
+        grown = anonymous_mib(server) - before
+        assert grown < 400, f"50 requests of 90 MiB took {grown:.0f} MiB"
+        with Connection(server.kafka) as other:
+            other.send(API_VERSIONS, 0, b"")
+            assert other.receive() is not None
+    finally:
+        for connection in stalled:
+            connection.socket.close()
