@@ -11,12 +11,17 @@ use crate::rig::{Rig, append, batch, entry, partition, read_from, segments};
 
 /// Two partitions with sealed segments, an order with two files, and entries behind the checkpoint.
 fn filled() -> (Rig, [TopicPartition; 2]) {
+    filled_with(60, 40)
+}
+
+/// The same, with so many values of so many bytes before the checkpoint.
+fn filled_with(values: usize, bytes: usize) -> (Rig, [TopicPartition; 2]) {
     let of = [partition(1, 0), partition(2, 3)];
     let mut rig = Rig::new(1);
-    rig.config.commit_file_bytes = 8 << 10;
+    rig.config.commit_file_bytes = (8 << 10).max(4 * bytes as u64);
     let (log, _) = rig.open(&of);
-    for i in 0..60 {
-        append(&log, of[i % 2], &format!("value-{i}-{}", "z".repeat(40)));
+    for i in 0..values {
+        append(&log, of[i % 2], &format!("value-{i}-{}", "z".repeat(bytes)));
     }
     log.checkpoint().unwrap();
     for i in 0..6 {
@@ -56,6 +61,55 @@ fn nothing_is_found_where_nothing_is_wrong_and_nothing_is_changed() {
     assert_eq!(rig.disk.snapshot(), before);
     let (log, _) = rig.open(&of);
     assert_eq!(log.partition(of[0]).map(|state| state.high_watermark), Some(36));
+}
+
+/// Flips one bit after the other at places that a seed gives; how many were found, and how many were without effect.
+fn flip_some(seed: u64, flips: u64) -> (u64, u64) {
+    use rand::{Rng, SeedableRng};
+    let (rig, of) = filled_with(1_100, 4_000);
+    let expected = content(&rig, rig.disk.clone(), &of);
+    let files: Vec<(String, u64)> =
+        rig.disk.snapshot().into_iter().map(|(path, bytes)| (path, bytes.len() as u64 * 8)).collect();
+    let total: u64 = files.iter().map(|(_, bits)| bits).sum();
+    assert!(total > 8 * 4_000_000, "{total} bits");
+    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+    let (mut found, mut harmless) = (0, 0);
+    for _ in 0..flips {
+        let mut bit = random.random_range(0..total);
+        let (path, _) = files
+            .iter()
+            .find(|(_, bits)| {
+                let is_here = bit < *bits;
+                bit -= if is_here { 0 } else { *bits };
+                is_here
+            })
+            .expect("a place in some file");
+        flip(&rig.disk, path, bit);
+        match scrubbed(&rig, rig.disk.clone()) {
+            Ok(report) if report.damage.is_empty() => {
+                let now = content(&rig, rig.disk.clone(), &of);
+                assert_eq!(now, expected, "seed {seed}: bit {bit} of {path} was not found and shows");
+                harmless += 1;
+            }
+            _ => found += 1,
+        }
+        flip(&rig.disk, path, bit);
+    }
+    (found, harmless)
+}
+
+/// `MAINSTEM_FLIPS=200000` for the long run.
+#[test]
+#[expect(clippy::print_stdout, reason = "the figures of a long run")]
+fn flips_at_seeded_places_of_a_larger_directory_are_found_or_change_nothing() {
+    let number = |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (seed, flips): (u64, u64) = (number("MAINSTEM_SEED", 1), number("MAINSTEM_FLIPS", 200));
+    println!("MAINSTEM_SEED={seed}");
+    let halves = [0, 1].map(|half| std::thread::spawn(move || flip_some(seed * 2 + half, flips / 2)));
+    let counts = halves.map(|half| half.join().expect("no flip went unnoticed"));
+    let (found, harmless) = (counts[0].0 + counts[1].0, counts[0].1 + counts[1].1);
+    println!("{found} flips found, {harmless} without effect");
+    assert!(found > flips / 2, "most of a log is records");
 }
 
 /// Flips the bits of one half, each alone; how many were found, and how many were without effect by file.
