@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use mainstem_disk::{Disk, Open};
 
-use crate::codec::{Put, Take, crc32c};
+use crate::codec::{NUMBER_MAX, Put, Take, crc32c};
 use crate::commit::file::DIR;
 use crate::failure::{Failure, at};
 use crate::partition::DamagedAt;
@@ -136,6 +136,13 @@ impl Checkpoint {
         }
     }
 
+    /// Whether a log that begins here writes only numbers that it can read again.
+    pub(crate) fn can_go_on(&self) -> bool {
+        let counters = [self.sequence, self.csn.0, self.next.generation, self.next.block_number];
+        let ends = self.partitions.iter().map(|partition| partition.end_offset.unsigned_abs());
+        counters.into_iter().chain(ends).all(|number| number <= NUMBER_MAX / 2)
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.put_u64(self.sequence);
@@ -163,19 +170,19 @@ impl Checkpoint {
     fn decode(body: &[u8], version: u32) -> Option<Self> {
         let mut take = Take::new(body);
         let mut checkpoint = Self {
-            sequence: take.u64()?,
+            sequence: take.number()?,
             log_id: take.u64()?,
-            csn: Csn(take.u64()?),
+            csn: Csn(take.number()?),
             next: CommitPosition {
-                generation: take.u64()?,
+                generation: take.number()?,
                 slot: take.u32()?,
-                position: take.u64()?,
-                block_number: take.u64()?,
+                position: take.number()?,
+                block_number: take.number()?,
                 previous_crc: take.u32()?,
             },
-            order_first: Csn(take.u64()?),
-            order_base: Csn(take.u64()?),
-            order_bytes: take.u64()?,
+            order_first: Csn(take.number()?),
+            order_base: Csn(take.number()?),
+            order_bytes: take.number()?,
             deleted: Vec::new(),
             partitions: Vec::new(),
         };
@@ -215,19 +222,19 @@ impl PartitionImage {
     }
 
     fn decode(take: &mut Take<'_>, version: u32) -> Option<Self> {
-        let (id, start_offset, end_offset) = (take.partition()?, take.i64()?, take.i64()?);
+        let (id, start_offset, end_offset) = (take.partition()?, take.offset()?, take.offset()?);
         let damage = match take.bytes(1)? {
             [0] => None,
-            _ => Some(DamagedAt { offset: take.i64()?, place: take.str()? }),
+            _ => Some(DamagedAt { offset: take.offset()?, place: take.str()? }),
         };
         let mut segments = Vec::new();
         for _ in 0..take.u32()? {
-            let (base_offset, len, max_timestamp) = (take.i64()?, take.u64()?, take.i64()?);
+            let (base_offset, len, max_timestamp) = (take.offset()?, take.number()?, take.i64()?);
             let (generation, delete_horizon) = if version < 2 { (0, NO_HORIZON) } else { (take.u32()?, take.i64()?) };
             let name = SegmentName { base_offset, generation };
             segments.push(SegmentImage { name, len, max_timestamp, delete_horizon });
         }
-        let compacted_to = if version < 2 { 0 } else { take.i64()? };
+        let compacted_to = if version < 2 { 0 } else { take.offset()? };
         let producers = ProducerTable::decode(take)?;
         Some(Self { id, start_offset, end_offset, damage, segments, compacted_to, producers })
     }
@@ -261,6 +268,31 @@ mod tests {
             deleted: vec![TopicId(uuid::Uuid::from_u128(6))],
             partitions: vec![partition],
         }
+    }
+
+    #[test]
+    fn numbers_that_no_log_comes_to_are_not_those_of_a_checkpoint() {
+        let mut generation = checkpoint();
+        generation.next.generation = u64::MAX;
+        let mut csn = checkpoint();
+        csn.csn = Csn(u64::MAX);
+        let mut length = checkpoint();
+        length.partitions[0].segments[0].len = u64::MAX - 1;
+        let mut offset = checkpoint();
+        offset.partitions[0].end_offset = -1;
+        for bad in [generation, csn, length, offset] {
+            assert_eq!(Checkpoint::decode(&bad.encode(), VERSION), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_could_not_read_what_it_writes_next_does_not_go_on() {
+        assert!(checkpoint().can_go_on());
+        assert!(!Checkpoint { sequence: NUMBER_MAX, ..checkpoint() }.can_go_on());
+        assert!(!Checkpoint { csn: Csn(NUMBER_MAX), ..checkpoint() }.can_go_on());
+        let mut used_up = checkpoint();
+        used_up.partitions[0].end_offset = i64::MAX / 2;
+        assert!(!used_up.can_go_on());
     }
 
     #[test]

@@ -9,6 +9,10 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::crc32_iscsi(bytes)
 }
 
+/// Counts, positions and offsets of files go up to here. No log comes near it, so that what is more was not written by one,
+/// and what is within it can be added to without a thought of overflow.
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
+
 /// Appends values to a buffer.
 pub(crate) trait Put {
     fn put(&mut self, bytes: &[u8]);
@@ -96,6 +100,16 @@ impl<'a> Take<'a> {
 
     pub(crate) fn i64(&mut self) -> Option<i64> {
         self.array().map(i64::from_le_bytes)
+    }
+
+    /// A count or position, at most [`NUMBER_MAX`].
+    pub(crate) fn number(&mut self) -> Option<u64> {
+        self.u64().filter(|number| *number <= NUMBER_MAX)
+    }
+
+    /// An offset, at most [`NUMBER_MAX`].
+    pub(crate) fn offset(&mut self) -> Option<i64> {
+        self.i64().filter(|offset| u64::try_from(*offset).is_ok_and(|offset| offset <= NUMBER_MAX))
     }
 
     pub(crate) fn partition(&mut self) -> Option<TopicPartition> {

@@ -410,7 +410,8 @@ fn open_file(disk: &dyn Disk, base: Csn) -> Result<OrderFile, Failure> {
     let len = file.len().map_err(at(path))?;
     let mut head = [0; STEP_BYTES];
     file.read_exact_at(&mut head, 0).map_err(at(path))?;
-    let snapshot_steps = parse_head(&head, base).ok_or_else(|| Failure {
+    let fits = |steps: &u64| *steps < len / STEP_BYTES as u64;
+    let snapshot_steps = parse_head(&head, base).filter(fits).ok_or_else(|| Failure {
         place: path.to_owned(),
         source: io::Error::new(io::ErrorKind::InvalidData, "damaged at byte 0"),
     })?;
@@ -420,7 +421,7 @@ fn open_file(disk: &dyn Disk, base: Csn) -> Result<OrderFile, Failure> {
 fn parse_head(head: &[u8; STEP_BYTES], base: Csn) -> Option<u64> {
     let mut take = Take::new(head);
     let is_ours = take.u32()? == MAGIC && take.u32()? == VERSION && take.u64()? == base.0;
-    let snapshot_steps = take.u64()?;
+    let snapshot_steps = take.number()?;
     let (covered, crc) = head.split_at_checked(STEP_BYTES - 4)?;
     (is_ours && crc == crc32c(covered).to_le_bytes()).then_some(snapshot_steps)
 }
@@ -454,7 +455,7 @@ fn put_step(out: &mut Vec<u8>, step: &OrderStep, remaining: u32) {
 
 fn take_step(bytes: &[u8]) -> Option<(OrderStep, u32)> {
     let mut take = Take::new(bytes);
-    let step = OrderStep { csn: Csn(take.u64()?), partition: take.partition()?, end_offset: take.i64()? };
+    let step = OrderStep { csn: Csn(take.number()?), partition: take.partition()?, end_offset: take.offset()? };
     let remaining = take.u32()?;
     let covered = bytes.get(..take.position())?;
     (take.u32()? == crc32c(covered)).then_some((step, remaining))
@@ -478,4 +479,29 @@ fn whole_entries(steps: impl Iterator<Item = OrderStep>, limit: usize) -> Vec<Or
         taken.push(step);
     }
     taken
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstem_testkit::SimDisk;
+
+    use super::*;
+
+    #[test]
+    fn a_head_that_names_more_steps_than_there_are_is_damage() {
+        let disk = SimDisk::new(1);
+        disk.create_dir_all(DIR).unwrap();
+        let (order, _) = Order::open(disk.clone(), 1 << 20, &[], 0, Csn::ZERO).unwrap();
+        order.begin_file(Csn(5), &[]).unwrap();
+        assert_eq!(open_file(&*disk, Csn(5)).unwrap().first_step(), STEP_BYTES as u64);
+        for steps in [1, u64::from(u32::MAX), u64::MAX / 2, u64::MAX] {
+            let file = disk.open(&order_path(Csn(5)), Open::Write).unwrap();
+            let mut head = file.read_to_end().unwrap();
+            head[16..24].copy_from_slice(&steps.to_le_bytes());
+            let crc = crc32c(&head[..STEP_BYTES - 4]);
+            head[STEP_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+            file.write_at(&head, 0).unwrap();
+            assert!(is_damage(&open_file(&*disk, Csn(5)).unwrap_err()), "{steps} steps");
+        }
+    }
 }

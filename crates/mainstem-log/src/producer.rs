@@ -98,7 +98,7 @@ impl Producer {
             first_sequence: header.base_sequence,
             last_sequence: header.last_sequence(),
             base_offset,
-            end_offset: base_offset + i64::from(header.last_offset_delta) + 1,
+            end_offset: base_offset.saturating_add(i64::from(header.last_offset_delta) + 1),
             csn,
         });
     }
@@ -181,9 +181,9 @@ impl ProducerTable {
                 producer.batches.push_back(SeenBatch {
                     first_sequence: take.i32()?,
                     last_sequence: take.i32()?,
-                    base_offset: take.i64()?,
-                    end_offset: take.i64()?,
-                    csn: Csn(take.u64()?),
+                    base_offset: take.offset()?,
+                    end_offset: take.offset()?,
+                    csn: Csn(take.number()?),
                 });
             }
             table.producers.insert(id, producer);

@@ -18,6 +18,8 @@ use crate::{Read, ReadError, TopicPartition};
 
 /// Read beyond what was asked for, to step over the batches between an index entry and the offset.
 const SLACK_BYTES: usize = 8 << 10;
+/// Room for more than this is made only after a look at how long the file really is.
+const ROOM_BYTES: usize = 1 << 20;
 
 /// What a reader wants.
 #[derive(Clone, Copy, Debug)]
@@ -260,9 +262,12 @@ impl Shared {
         (header, position): (&BatchHeader, u64),
         timestamp: i64,
     ) -> Result<Option<(i64, i64)>, ReadError> {
-        let mut bytes = vec![0; header.total_bytes()];
-        open.file.read_exact_at(&mut bytes, position).map_err(at(&segment.path()))?;
         let broken = || self.stop(partition, segment, ScanError::Damaged { position, offset: header.base_offset });
+        let path = segment.path();
+        let bytes = read_up_to(&open.file, position, segment.len(), header.total_bytes()).map_err(at(&path))?;
+        if bytes.len() < header.total_bytes() {
+            return Err(broken());
+        }
         for record in records(&Bytes::from(bytes)).map_err(|_| broken())? {
             let record = record.map_err(|_| broken())?;
             if record.timestamp >= timestamp && record.offset >= partition.start() {
@@ -325,7 +330,11 @@ fn collect(
 }
 
 fn read_up_to(file: &Arc<dyn mainstem_disk::DiskFile>, position: u64, len: u64, room: usize) -> io::Result<Vec<u8>> {
-    let bytes = usize::try_from(len.saturating_sub(position)).unwrap_or(usize::MAX).min(room);
+    let mut bytes = usize::try_from(len.saturating_sub(position)).unwrap_or(usize::MAX).min(room);
+    if bytes > ROOM_BYTES {
+        // A segment may be shorter than it was, and a batch's length is not to be believed beyond its end.
+        bytes = usize::try_from(file.len()?.saturating_sub(position)).unwrap_or(usize::MAX).min(bytes);
+    }
     let mut buffer = vec![0; bytes];
     let mut filled = 0;
     while filled < bytes {
@@ -396,4 +405,23 @@ fn walk(buffer: &[u8], place: Place, wanted: Wanted) -> Result<Walk, ScanError> 
     let start = start.unwrap_or(position);
     let next_offset = if position > start { offset } else { wanted.offset };
     Ok(Walk::Found { start, end: position, next_offset })
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstem_disk::{Disk, Open};
+    use mainstem_testkit::SimDisk;
+
+    use super::*;
+
+    #[test]
+    fn no_more_room_is_made_than_the_file_is_long() {
+        let disk = SimDisk::new(1);
+        let file = disk.open("f", Open::Create).unwrap();
+        file.write_at(&[7; 100], 0).unwrap();
+        for (position, found) in [(0, 100), (40, 60), (200, 0)] {
+            let buffer = read_up_to(&file, position, 1 << 40, 2 << 30).unwrap();
+            assert_eq!((buffer.len(), buffer.capacity()), (found, found));
+        }
+    }
 }

@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 use mainstem_disk::{Clock, Disk, Open};
 
-use crate::checkpoint::{Checkpoint, CommitPosition, PartitionImage};
-use crate::commit::block::PlacedPart;
+use crate::checkpoint::{Checkpoint, CommitPosition, PartitionImage, checkpoint_path};
+use crate::commit::block::{PartHeader, PlacedPart};
 use crate::commit::file::{CommitFiles, DIR, slot_of};
-use crate::commit::writer::{Storage, Tail, Writer};
+use crate::commit::writer::{Storage, Tail, Writer, headers};
 use crate::failure::{Failure, at};
 use crate::order::{Order, base_of, order_path};
 use crate::partition::{DamagedAt, Partition};
@@ -321,6 +321,11 @@ impl Recovery {
             self.stop(header.to, &place);
             return Ok(false);
         }
+        if !follow_one_another(header, batches) {
+            let place = format!("an entry whose batches are not those of offsets {} on at byte 0", header.base_offset);
+            self.stop(header.to, &place);
+            return Ok(false);
+        }
         Ok(self.writer.apply_part(&self.storage, csn, header, batches)?)
     }
 
@@ -410,6 +415,10 @@ impl Recovery {
             deleted: Vec::new(),
             partitions: self.writer.images(),
         };
+        if !checkpoint.can_go_on() {
+            let meaning = "it counts further than a log comes; restore the directory from a copy".to_owned();
+            return Err(OpenError::Damaged { place: checkpoint_path(checkpoint.sequence), meaning });
+        }
         checkpoint.store(&*self.storage.disk)?;
         self.clear_order(names)?;
         self.writer.dirty = Default::default();
@@ -447,5 +456,47 @@ impl Recovery {
         }
         found.retain(|id| !self.deleted.contains(&id.topic));
         Ok(found)
+    }
+}
+
+/// Whether the batches of a part take up its offsets, all of them and no other.
+fn follow_one_another(part: &PartHeader, batches: &[u8]) -> bool {
+    let (mut offset, mut end) = (part.base_offset, 0);
+    for (batch, position) in headers(batches) {
+        if batch.base_offset != offset || batch.last_offset_delta < 0 {
+            return false;
+        }
+        offset = batch.next_offset();
+        end = position + batch.total_bytes() as u64;
+    }
+    offset == part.end_offset && end == batches.len() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstem_kafka_wire::batch::{Compression, patch_base_offset};
+    use mainstem_kafka_wire::records::RecordBatchBuilder;
+
+    use super::*;
+
+    #[test]
+    fn batches_take_up_the_offsets_of_their_part() {
+        let batch = |base: i64| {
+            let mut builder = RecordBatchBuilder::new(Compression::None);
+            builder.append(1, None, Some(b"a"), &[]);
+            builder.append(1, None, Some(b"b"), &[]);
+            let mut bytes = builder.build().to_vec();
+            patch_base_offset(&mut bytes, base);
+            bytes
+        };
+        let to = TopicPartition::new(TopicId(uuid::Uuid::from_u128(1)), 0);
+        let part = PartHeader { to, base_offset: 4, end_offset: 8, segment: 0, position: 0, length: 0 };
+        let follow = |batches: &[Vec<u8>]| follow_one_another(&part, &batches.concat());
+        assert!(follow(&[batch(4), batch(6)]));
+        assert!(!follow(&[batch(4)]), "one is missing");
+        assert!(!follow(&[batch(4), batch(6), batch(8)]), "one is too many");
+        assert!(!follow(&[batch(4), batch(5)]), "an offset twice");
+        assert!(!follow(&[batch(i64::MAX), batch(6)]), "offsets from elsewhere");
+        assert!(!follow(&[batch(4), batch(6), vec![0]]), "bytes behind");
     }
 }

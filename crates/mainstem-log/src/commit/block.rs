@@ -85,11 +85,11 @@ impl BlockHeader {
         take.u16()?;
         let header = BlockHeader {
             log_id: take.u64()?,
-            generation: take.u64()?,
-            number: take.u64()?,
-            first: Csn(take.u64()?),
-            last: Csn(take.u64()?),
-            durable: Csn(take.u64()?),
+            generation: take.number()?,
+            number: take.number()?,
+            first: Csn(take.number()?),
+            last: Csn(take.number()?),
+            durable: Csn(take.number()?),
             previous_crc: take.u32()?,
             payload_bytes: take.u32()?,
             payload_crc: take.u32()?,
@@ -230,10 +230,10 @@ fn take_payload(take: &mut Take<'_>) -> Result<Payload, PayloadError> {
     let mut parsed = Payload::default();
     for _ in 0..take.u32().ok_or(SHORT)? {
         let partition = take.partition().ok_or(SHORT)?;
-        parsed.ends_before.push((partition, take.i64().ok_or(SHORT)?));
+        parsed.ends_before.push((partition, take.offset().ok_or(SHORT)?));
     }
     for _ in 0..take.u32().ok_or(SHORT)? {
-        let csn = Csn(take.u64().ok_or(SHORT)?);
+        let csn = Csn(take.number().ok_or(SHORT)?);
         let mut parts = Vec::new();
         for _ in 0..take.u32().ok_or(SHORT)? {
             let to = take.partition().ok_or(SHORT)?;
@@ -243,10 +243,10 @@ fn take_payload(take: &mut Take<'_>) -> Result<Payload, PayloadError> {
             }
             let header = PartHeader {
                 to,
-                base_offset: take.i64().ok_or(SHORT)?,
-                end_offset: take.i64().ok_or(SHORT)?,
-                segment: take.i64().ok_or(SHORT)?,
-                position: take.u64().ok_or(SHORT)?,
+                base_offset: take.offset().ok_or(SHORT)?,
+                end_offset: take.offset().ok_or(SHORT)?,
+                segment: take.offset().ok_or(SHORT)?,
+                position: take.number().ok_or(SHORT)?,
                 length: take.u32().ok_or(SHORT)?,
             };
             let start = take.position();
@@ -307,6 +307,25 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(BlockHeader::parse(&bad), Parsed::Nothing, "bit {bit}");
         }
+    }
+
+    #[test]
+    fn numbers_that_no_log_comes_to_are_not_those_of_a_block() {
+        let (bytes, header) = block();
+        for header in [
+            BlockHeader { generation: u64::MAX, ..header },
+            BlockHeader { number: u64::MAX, ..header },
+            BlockHeader { last: Csn(u64::MAX), ..header },
+        ] {
+            let mut bad = bytes.clone();
+            header.write(&mut bad);
+            assert_eq!(BlockHeader::parse(&bad), Parsed::Nothing, "{header:?}");
+        }
+        let Parsed::Header(header, _) = BlockHeader::parse(&bytes) else { panic!("no header") };
+        let mut payload = bytes[HEADER_BYTES..HEADER_BYTES + header.payload_bytes as usize].to_vec();
+        let position_at = 4 + 28 + 4 + 12 + 20 + 4 + 3 * 8;
+        payload[position_at..position_at + 8].fill(0xff);
+        assert_eq!(parse_payload(&payload), Err(PayloadError::Malformed));
     }
 
     #[test]

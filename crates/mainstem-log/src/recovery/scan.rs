@@ -167,6 +167,7 @@ impl BlockScan {
         }
         self.newest_number = self.newest_number.max(header.number);
         match parse_payload(&bytes) {
+            Ok(payload) if !holds_its_entries(&header, &payload) => Ok(None),
             Ok(payload) => Ok(Some(ScannedBlock { header, crc, bytes, payload, generation, position })),
             Err(PayloadError::LaterKind(version)) => Err(OpenError::LaterVersion { place: path, version }),
             Err(PayloadError::Malformed) => Ok(None),
@@ -207,4 +208,9 @@ impl BlockScan {
         }
         Ok(None)
     }
+}
+
+/// Whether the entries are those that the header names: one per CSN.
+fn holds_its_entries(header: &BlockHeader, payload: &Payload) -> bool {
+    payload.entries.iter().map(|entry| entry.csn.0).eq(header.first.0..=header.last.0)
 }

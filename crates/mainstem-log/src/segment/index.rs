@@ -96,8 +96,9 @@ impl SegmentIndex {
             return;
         }
         let far = self.entries.last().is_none_or(|last| position - u64::from(last.position) >= interval);
-        let place = (u32::try_from(header.base_offset - self.base_offset), u32::try_from(position));
-        if let (true, (Ok(offset), Ok(position))) = (far, place) {
+        // What a damaged batch says of its offset may lie anywhere.
+        let offset = header.base_offset.checked_sub(self.base_offset).and_then(|offset| u32::try_from(offset).ok());
+        if let (true, (Some(offset), Ok(position))) = (far, (offset, u32::try_from(position))) {
             self.entries.push(IndexEntry { offset, position, max_timestamp_before: self.max_timestamp });
         }
         self.covered = position + header.total_bytes() as u64;
