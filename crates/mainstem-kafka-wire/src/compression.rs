@@ -14,6 +14,9 @@ use crate::batch::{BatchError, Compression};
 const XERIAL_MAGIC: [u8; 8] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
 const XERIAL_BLOCK_BYTES: usize = 32 * 1024;
 
+/// A copy of three bytes stands for at most 64.
+const SNAPPY_RATIO_MAX: usize = 64;
+
 const LZ4_MAGIC: u32 = 0x184D_2204;
 const LZ4_WINDOW_BYTES: usize = 64 * 1024;
 
@@ -148,6 +151,9 @@ fn append_snappy_block(block: &[u8], out: &mut Vec<u8>, limit: usize) -> Result<
     let start = out.len();
     if size > limit - start {
         return Err(BatchError::TooLarge { limit });
+    }
+    if size > block.len().saturating_mul(SNAPPY_RATIO_MAX) {
+        return Err(failure(Compression::Snappy, "a block cannot hold what it claims"));
     }
     grow(out, size, limit);
     let room = out.get_mut(start..).unwrap_or_default();

@@ -49,18 +49,23 @@ pub struct NodeEndpoint {
     pub rack: Option<StrBytes>,
 }
 
+/// Elements of all arrays of a message and tagged fields, together. An element of two bytes becomes a struct of a hundred, so
+/// that a message of the largest size would otherwise become gigabytes.
+pub(crate) const ELEMENTS_MAX: usize = 1 << 20;
+
 /// Takes values off the front of a message without copying them.
 #[derive(Debug)]
 pub(crate) struct Reader {
     rest: Bytes,
     is_flexible: bool,
+    elements_left: usize,
 }
 
 type Read<T> = Result<T, WireError>;
 
 impl Reader {
     pub(crate) fn new(message: Bytes, is_flexible: bool) -> Reader {
-        Reader { rest: message, is_flexible }
+        Reader { rest: message, is_flexible, elements_left: ELEMENTS_MAX }
     }
 
     pub(crate) fn into_rest(self) -> Bytes {
@@ -147,7 +152,7 @@ impl Reader {
     }
 
     /// An array, `None` for null. Its claimed length must fit the bytes that are left, of which each element takes at least
-    /// `element_bytes_min`; room is made as elements are really read.
+    /// `element_bytes_min`, and what is left of [`ELEMENTS_MAX`]; room is made as elements are really read.
     pub(crate) fn nullable_array<T>(
         &mut self,
         field: &'static str,
@@ -158,11 +163,18 @@ impl Reader {
         if count > self.rest.len() / element_bytes_min {
             return Err(WireError::BadLength { field, length: count as i64 });
         }
+        self.count_elements(count, field)?;
         let mut elements = Vec::with_capacity(count.min(64));
         for _ in 0..count {
             elements.push(element(self)?);
         }
         Ok(Some(elements))
+    }
+
+    fn count_elements(&mut self, count: usize, field: &'static str) -> Read<()> {
+        let too_many = WireError::BadLength { field, length: count as i64 };
+        self.elements_left = self.elements_left.checked_sub(count).ok_or(too_many)?;
+        Ok(())
     }
 
     pub(crate) fn array<T>(
@@ -180,11 +192,13 @@ impl Reader {
         if !self.is_flexible {
             return Ok(());
         }
-        for _ in 0..self.unsigned("tagged field count")? {
+        let count = self.unsigned("tagged field count")?;
+        self.count_elements(count as usize, "tagged field count")?;
+        for _ in 0..count {
             let tag = self.unsigned("tag")?;
             let size = self.unsigned("tagged field size")?;
             let value = self.taken(size as usize, "tagged field")?;
-            let mut reader = Reader { rest: value, is_flexible: true };
+            let mut reader = Reader { rest: value, is_flexible: true, elements_left: self.elements_left };
             if known(tag, &mut reader)? && !reader.rest.is_empty() {
                 return Err(WireError::BadLength { field: "tagged field", length: i64::from(size) });
             }

@@ -276,6 +276,22 @@ fn a_decompression_bomb_stops_at_the_limit() {
 }
 
 #[test]
+fn a_snappy_block_that_claims_more_than_it_can_hold_is_refused_before_room_is_made() {
+    let mut claim = Vec::new();
+    varint::write_u32(&mut claim, LIMIT as u32);
+    claim.extend([0x00, b'x']);
+    let error = records_with_limit(&batch_around(&claim, Compression::Snappy, 1), LIMIT).err();
+    let reason = "a block cannot hold what it claims".to_owned();
+    assert_eq!(error, Some(BatchError::Decompress { codec: Compression::Snappy, reason }));
+    // Long runs come nearest to the bound.
+    for plain in [vec![7; 1 << 16], b"ab".repeat(1 << 15)] {
+        let mut payload = Vec::new();
+        crate::compression::compress(Compression::Snappy, &plain, &mut payload);
+        assert_eq!(decompress(Compression::Snappy, &payload, 1 << 16), Ok(plain));
+    }
+}
+
+#[test]
 fn malformed_records_are_errors_with_their_index() {
     let varint = |value: i32| {
         let mut out = Vec::new();

@@ -182,6 +182,21 @@ fn damaged_requests_are_errors_or_requests_but_never_panics() {
 }
 
 #[test]
+fn a_message_of_more_elements_than_any_needs_is_refused() {
+    let count = crate::wire::ELEMENTS_MAX + 1;
+    let mut topics = (count as i32).to_be_bytes().to_vec();
+    topics.resize(4 + 2 * count, 0xff);
+    let refused = decode_request::<MetadataRequest>(1, topics.into());
+    assert_eq!(refused, Err(WireError::BadLength { field: "array", length: count as i64 }));
+    // The same in tagged fields: one of ApiVersions, empty texts before it.
+    let mut tagged = vec![1, 1];
+    varint::write_u32(&mut tagged, count as u32);
+    tagged.resize(tagged.len() + 2 * count, 0);
+    let refused = decode_request::<ApiVersionsRequest>(3, tagged.into());
+    assert_eq!(refused, Err(WireError::BadLength { field: "tagged field count", length: count as i64 }));
+}
+
+#[test]
 fn arrays_that_claim_more_than_there_is_are_refused() {
     let mut message = vec![0x7f, 0xff, 0xff, 0xff];
     message.resize(1_000, 0);
