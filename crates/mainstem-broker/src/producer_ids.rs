@@ -51,9 +51,8 @@ impl Broker {
             return Some(id);
         }
         let reserve = |catalog: &mainstem_catalog::Catalog| {
-            Ok::<_, std::convert::Infallible>(vec![Event::ProducerIdsReserved {
-                until: catalog.producer_ids_until() + BLOCK,
-            }])
+            let until = catalog.producer_ids_until().checked_add(BLOCK).ok_or("all producer ids are used up")?;
+            Ok::<_, &str>(vec![Event::ProducerIdsReserved { until }])
         };
         let reserved = self.change_catalog(reserve).await;
         let until = match reserved {

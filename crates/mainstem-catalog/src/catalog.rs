@@ -20,6 +20,9 @@ pub struct Catalog {
     version: u64,
 }
 
+/// What a topic may have at most. A start makes them all, so that a record with a wrong number would take all memory.
+const PARTITIONS_MAX: i32 = 100_000;
+
 /// Why an event does not apply. It says what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -53,7 +56,10 @@ pub enum Refused {
         dependents: String,
     },
     /// A number of partitions that cannot be.
-    #[error("topic \"{name}\" has {have} partitions; {asked} is not more, and partitions cannot be removed")]
+    #[error(
+        "topic \"{name}\" has {have} partitions and cannot have {asked}: partitions cannot be removed, and {PARTITIONS_MAX} are the \
+         most"
+    )]
     Partitions {
         /// Topic.
         name: String,
@@ -77,7 +83,7 @@ impl Catalog {
             Event::TopicCreated { topic } => self.create_topic(topic),
             Event::PartitionsAdded { topic, partitions } => {
                 let topic = self.topic_mut(*topic)?;
-                if *partitions <= topic.partitions {
+                if *partitions <= topic.partitions || *partitions > PARTITIONS_MAX {
                     let (name, have) = (topic.name.clone(), topic.partitions);
                     return Err(Refused::Partitions { name, have, asked: *partitions });
                 }
@@ -113,7 +119,7 @@ impl Catalog {
         if self.topic_ids.contains_key(&topic.name) || self.topics.contains_key(&topic.id) {
             return Err(Refused::Exists { noun: "topic", name: topic.name.clone() });
         }
-        if topic.partitions < 1 {
+        if !(1..=PARTITIONS_MAX).contains(&topic.partitions) {
             return Err(Refused::Partitions { name: topic.name.clone(), have: 0, asked: topic.partitions });
         }
         self.topic_ids.insert(topic.name.clone(), topic.id);
@@ -143,7 +149,8 @@ impl Catalog {
         if let Some(existing) = self.relation_ids.get(&key).and_then(|id| self.relations.get(id)) {
             return Err(Refused::Exists { noun: existing.kind.noun(), name: relation.name.clone() });
         }
-        if relation.id < self.next_relation_id() {
+        // The last id is never given: one has to come after each.
+        if relation.id < self.next_relation_id() || relation.id.0 == u32::MAX {
             return Err(Refused::Exists { noun: "relation id", name: relation.id.0.to_string() });
         }
         for dependency in &relation.depends_on {
@@ -270,6 +277,19 @@ mod tests {
     use super::*;
     use crate::{RelationKind, TopicOwner, ViewDefinition, decode, encode};
 
+    #[test]
+    fn a_number_of_partitions_that_no_start_could_make_is_refused() {
+        let mut catalog = Catalog::default();
+        let Event::TopicCreated { topic: small } = topic("t", 1) else { unreachable!() };
+        let huge = Topic { partitions: i32::MAX, ..small.clone() };
+        let refused = catalog.apply(&Event::TopicCreated { topic: huge }).expect_err("too many");
+        assert!(matches!(refused, Refused::Partitions { have: 0, asked: i32::MAX, .. }), "{refused}");
+        catalog.apply(&Event::TopicCreated { topic: small }).expect("one partition");
+        let more = |partitions| Event::PartitionsAdded { topic: Uuid::from_u128(1), partitions };
+        catalog.apply(&more(PARTITIONS_MAX + 1)).expect_err("too many");
+        catalog.apply(&more(PARTITIONS_MAX)).expect("as many as may be");
+    }
+
     fn topic(name: &str, id: u128) -> Event {
         Event::TopicCreated {
             topic: Topic {
@@ -330,6 +350,14 @@ mod tests {
         catalog.apply(&Event::TopicDeleted { topic: Uuid::from_u128(1) }).expect("free now");
         assert_eq!(catalog.deleted_topics().collect::<Vec<_>>(), [Uuid::from_u128(1)]);
         assert_eq!(catalog.next_relation_id(), RelationId(16386), "ids are never reused");
+    }
+
+    #[test]
+    fn the_last_relation_id_is_never_given() {
+        let mut catalog = Catalog::default();
+        catalog.apply(&view(u32::MAX, "a", vec![])).expect_err("no id comes after it");
+        catalog.apply(&view(u32::MAX - 1, "a", vec![])).expect("one does");
+        catalog.apply(&view(u32::MAX, "b", vec![])).expect_err("they are used up");
     }
 
     #[test]
