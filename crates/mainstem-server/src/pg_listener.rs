@@ -4,7 +4,8 @@
 //! While a statement runs, the task also looks at the socket, so that a client that leaves ends its statement.
 //!
 //! Always true here:
-//! - a length is believed only up to a limit: 10,000 bytes before a client is known, [`wire::MESSAGE_BYTES_MAX`] after;
+//! - a length is believed only up to a limit: 10,000 bytes before a client is known, [`mainstem_pg_wire::MESSAGE_BYTES_MAX`]
+//!   after;
 //! - what a connection holds back (results to be sent, messages read ahead) is bounded;
 //! - a connection that sends garbage, or does not take its results, is closed, and the log says why;
 //! - every message that begins a statement is answered, with an SQLSTATE when it fails, before the next one is begun.

@@ -15,7 +15,7 @@ use mainstem_sql::{SqlError, Statement};
 
 use super::connection::{Connection, data_row, next_batch, tag_text};
 use super::guard::Fault;
-use super::wire::{Bind, Closed, Message};
+use super::wire::{Bind, Closed, Message, session_format};
 
 /// Statements and portals of one connection.
 #[derive(Debug, Default)]
@@ -193,8 +193,8 @@ impl Extended {
             return Err(SqlError::new("08P01", message).into());
         }
         let parameters = parameters(&bind, types)?;
-        let portal =
-            Portal { prepared, parameters, description, formats: bind.result_formats, state: PortalState::New };
+        let formats = bind.result_formats.into_iter().map(session_format).collect();
+        let portal = Portal { prepared, parameters, description, formats, state: PortalState::New };
         self.portals.insert(bind.portal, portal);
         connection.writer.empty(b'2');
         Ok(())
@@ -340,8 +340,8 @@ fn parameters(bind: &Bind, types: Vec<SqlType>) -> Result<Vec<Parameter>, SqlErr
     }
     let format_of = |i: usize| match bind.formats.as_slice() {
         [] => Format::Text,
-        [one] => *one,
-        many => many[i],
+        [one] => session_format(*one),
+        many => session_format(many[i]),
     };
     let one = |(i, (value, sql_type)): (usize, (&Option<bytes::Bytes>, SqlType))| {
         let text = value.as_ref().map(|value| parameter_text(value, format_of(i), Some(&sql_type))).transpose()?;

@@ -1,21 +1,19 @@
-//! Messages of the protocol's version 3.0: frames in, frames out.
+//! Messages of the protocol's version 3.0 over a socket: in as `mainstem-pg-wire` reads them, out as they are written here.
 //!
 //! Source: PostgreSQL's documentation, "Message Formats".
 
 use std::io;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::BytesMut;
+pub(super) use mainstem_pg_wire::{Bind, Message, Startup};
+use mainstem_pg_wire::{Garbage, next_message, next_startup};
 use mainstem_session::{Format, ResultColumn};
 use mainstem_sql::SqlError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-/// PostgreSQL's limit of a startup packet.
-const STARTUP_BYTES_MAX: usize = 10_000;
-/// Of any later message.
-pub(super) const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Read ahead while a statement runs.
 const READ_AHEAD_BYTES: usize = 64 << 10;
 /// Results are sent when this much has come together.
@@ -38,42 +36,18 @@ pub(super) enum Closed {
     Io(#[from] io::Error),
 }
 
-/// What a client sends before it is known.
-#[derive(Debug)]
-pub(super) enum Startup {
-    /// `SSLRequest` or `GSSENCRequest`.
-    Encryption,
-    /// `CancelRequest`
-    Cancel { process: i32, secret: i32 },
-    /// `StartupMessage`
-    Parameters { minor: i32, parameters: Vec<(String, String)> },
+impl From<Garbage> for Closed {
+    fn from(Garbage(why): Garbage) -> Closed {
+        Closed::Garbage(why)
+    }
 }
 
-/// What a client sends later.
-#[derive(Debug)]
-pub(super) enum Message {
-    Query(String),
-    Parse { name: String, sql: String, oids: Vec<u32> },
-    Bind(Bind),
-    Describe { kind: u8, name: String },
-    Execute { portal: String, rows_max: usize },
-    Close { kind: u8, name: String },
-    Flush,
-    Sync,
-    CopyData(Bytes),
-    CopyDone,
-    CopyFail(String),
-    FunctionCall,
-    Terminate,
-}
-
-#[derive(Debug)]
-pub(super) struct Bind {
-    pub(super) portal: String,
-    pub(super) statement: String,
-    pub(super) formats: Vec<Format>,
-    pub(super) values: Vec<Option<Bytes>>,
-    pub(super) result_formats: Vec<Format>,
+/// The session's name of a format.
+pub(super) fn session_format(format: mainstem_pg_wire::Format) -> Format {
+    match format {
+        mainstem_pg_wire::Format::Text => Format::Text,
+        mainstem_pg_wire::Format::Binary => Format::Binary,
+    }
 }
 
 /// The receiving half of a connection.
@@ -90,53 +64,31 @@ impl Reader {
 
     /// The next startup packet; `None` when the client leaves without one.
     pub(super) async fn startup(&mut self) -> Result<Option<Startup>, Closed> {
-        while self.received.len() < 4 {
+        loop {
+            if let Some(startup) = next_startup(&mut self.received)? {
+                return Ok(Some(startup));
+            }
             if !self.read_more().await? {
-                return if self.received.is_empty() {
-                    Ok(None)
-                } else {
-                    Err(garbage("it left within a startup packet"))
-                };
+                return self.left("a startup packet").map(|()| None);
             }
-        }
-        let length = self.received.clone().get_u32() as usize;
-        if !(8..=STARTUP_BYTES_MAX).contains(&length) {
-            return Err(garbage(format!("a startup packet of {length} bytes is not PostgreSQL's")));
-        }
-        while self.received.len() < length {
-            if !self.read_more().await? {
-                return Err(garbage("it left within a startup packet"));
-            }
-        }
-        let mut body = Fields(self.received.split_to(length).freeze().slice(4..));
-        match body.i32()? {
-            80_877_103 | 80_877_104 => Ok(Some(Startup::Encryption)),
-            80_877_102 => Ok(Some(Startup::Cancel { process: body.i32()?, secret: body.i32()? })),
-            version if version >> 16 == 3 => {
-                let mut parameters = Vec::new();
-                loop {
-                    let name = body.string()?;
-                    if name.is_empty() {
-                        return Ok(Some(Startup::Parameters { minor: version & 0xffff, parameters }));
-                    }
-                    parameters.push((name, body.string()?));
-                }
-            }
-            version => Err(garbage(format!("protocol version {}.{}", version >> 16, version & 0xffff))),
         }
     }
 
     /// The next message; `None` when the client has left between messages.
     pub(super) async fn next(&mut self) -> Result<Option<Message>, Closed> {
-        while self.complete_length()?.is_none() {
+        loop {
+            if let Some(message) = next_message(&mut self.received)? {
+                return Ok(Some(message));
+            }
             if !self.read_more().await? {
-                return if self.received.is_empty() { Ok(None) } else { Err(garbage("it left within a message")) };
+                return self.left("a message").map(|()| None);
             }
         }
-        let length = self.complete_length()?.expect("a whole message");
-        let kind = self.received[0];
-        let body = Fields(self.received.split_to(length + 1).freeze().slice(5..));
-        decode(kind, body).map(Some)
+    }
+
+    /// The client may leave between messages only.
+    fn left(&self, within: &str) -> Result<(), Closed> {
+        if self.received.is_empty() { Ok(()) } else { Err(Closed::Garbage(format!("it left within {within}"))) }
     }
 
     /// The kind of the next message, without taking it; `None` when the client has left.
@@ -147,16 +99,6 @@ impl Reader {
             }
         }
         Ok(self.received.first().copied())
-    }
-
-    /// Length of the first message without its kind, if all of it is here.
-    fn complete_length(&self) -> Result<Option<usize>, Closed> {
-        let Some(header) = self.received.get(1..5) else { return Ok(None) };
-        let length = u32::from_be_bytes(header.try_into().expect("four bytes")) as usize;
-        if !(4..=MESSAGE_BYTES_MAX).contains(&length) {
-            return Err(garbage(format!("a message of {length} bytes; the limit is {MESSAGE_BYTES_MAX}")));
-        }
-        Ok((self.received.len() > length).then_some(length))
     }
 
     /// False at the end. Cancel-safe.
@@ -173,95 +115,6 @@ impl Reader {
             }
         }
         std::future::pending().await
-    }
-}
-
-fn garbage(why: impl Into<String>) -> Closed {
-    Closed::Garbage(why.into())
-}
-
-fn decode(kind: u8, mut body: Fields) -> Result<Message, Closed> {
-    let message = match kind {
-        b'Q' => Message::Query(body.string()?),
-        b'P' => {
-            let (name, sql) = (body.string()?, body.string()?);
-            let count = body.count()?;
-            let oids = (0..count).map(|_| body.i32().map(i32::cast_unsigned)).collect::<Result<_, _>>()?;
-            Message::Parse { name, sql, oids }
-        }
-        b'B' => Message::Bind(bind(&mut body)?),
-        b'D' => Message::Describe { kind: body.u8()?, name: body.string()? },
-        b'E' => {
-            let portal = body.string()?;
-            Message::Execute { portal, rows_max: usize::try_from(body.i32()?).unwrap_or(0) }
-        }
-        b'C' => Message::Close { kind: body.u8()?, name: body.string()? },
-        b'H' => Message::Flush,
-        b'S' => Message::Sync,
-        b'd' => Message::CopyData(body.0),
-        b'c' => Message::CopyDone,
-        b'f' => Message::CopyFail(body.string()?),
-        b'F' => Message::FunctionCall,
-        b'X' => Message::Terminate,
-        other => return Err(garbage(format!("a message of unknown kind {:?}", other as char))),
-    };
-    Ok(message)
-}
-
-fn bind(body: &mut Fields) -> Result<Bind, Closed> {
-    let (portal, statement) = (body.string()?, body.string()?);
-    let formats = body.formats()?;
-    let count = body.count()?;
-    let mut values = Vec::with_capacity(count.min(1024));
-    for _ in 0..count {
-        let length = body.i32()?;
-        values.push(match usize::try_from(length) {
-            Ok(length) => Some(body.bytes(length)?),
-            Err(_) => None,
-        });
-    }
-    Ok(Bind { portal, statement, formats, values, result_formats: body.formats()? })
-}
-
-/// The fields of a message, from the front.
-struct Fields(Bytes);
-
-impl Fields {
-    fn bytes(&mut self, count: usize) -> Result<Bytes, Closed> {
-        if self.0.len() < count {
-            return Err(garbage("a message ends too early"));
-        }
-        Ok(self.0.split_to(count))
-    }
-
-    fn u8(&mut self) -> Result<u8, Closed> {
-        Ok(self.bytes(1)?[0])
-    }
-
-    fn i32(&mut self) -> Result<i32, Closed> {
-        Ok(self.bytes(4)?.get_i32())
-    }
-
-    fn count(&mut self) -> Result<usize, Closed> {
-        Ok(usize::from(self.bytes(2)?.get_u16()))
-    }
-
-    fn string(&mut self) -> Result<String, Closed> {
-        let end = self.0.iter().position(|b| *b == 0).ok_or_else(|| garbage("a string without end"))?;
-        let text = self.bytes(end)?;
-        self.0.advance(1);
-        String::from_utf8(text.to_vec()).map_err(|_| garbage("a string that is not UTF-8"))
-    }
-
-    fn formats(&mut self) -> Result<Vec<Format>, Closed> {
-        let count = self.count()?;
-        (0..count)
-            .map(|_| match self.bytes(2)?.get_u16() {
-                0 => Ok(Format::Text),
-                1 => Ok(Format::Binary),
-                other => Err(garbage(format!("format code {other}"))),
-            })
-            .collect()
     }
 }
 
