@@ -1,11 +1,12 @@
 //! What continuous integration runs, in order; the first step that fails ends it.
 //!
-//! Always true here: one profile is built. Clippy needs a second build of everything, so it is asked for with `--lint`.
+//! Always true here: one profile is built, and of it only the crates that are fuzzed twice. Clippy needs a second build of
+//! everything, so it is asked for with `--lint`.
 
 use std::path::Path;
 use std::time::Instant;
 
-use crate::{Result, edges, process, setup};
+use crate::{Result, edges, fuzz, process, setup};
 
 /// Tests against programs of the outside world, once they are there.
 const OUTSIDE_TESTS: &str = "tests/outside/run.sh";
@@ -20,6 +21,7 @@ pub(crate) fn run(root: &Path, with_lint: bool) -> Result<()> {
         steps.push(("lint", lint));
     }
     steps.push(("tests", tests));
+    steps.push(("fuzz", fuzz::run_all));
     if root.join(OUTSIDE_TESTS).exists() {
         steps.push(("outside world", outside_tests));
     } else {

@@ -95,6 +95,23 @@ const CRATES: &[Crate] = &[
         ],
     },
     Crate { name: TESTKIT, layer: TESTS_ONLY, may_use: &["mainstem-disk", "mainstem-kafka-wire"] },
+    // Nothing depends on it. Its own code needs no DataFusion.
+    Crate {
+        name: "mainstem-fuzz",
+        layer: TESTS_ONLY,
+        may_use: &[
+            FEATURES,
+            "mainstem-disk",
+            "mainstem-kafka-wire",
+            "mainstem-pg-wire",
+            "mainstem-formats",
+            "mainstem-log",
+            "mainstem-state",
+            "mainstem-catalog",
+            "mainstem-broker",
+            TESTKIT,
+        ],
+    },
     Crate { name: "xtask", layer: TESTS_ONLY, may_use: &[] },
 ];
 

@@ -6,6 +6,7 @@
 
 mod ci;
 mod edges;
+mod fuzz;
 mod process;
 mod setup;
 
@@ -18,9 +19,13 @@ The project's own commands
 Usage: cargo xtask <command>
 
 Commands:
-  ci [--lint]  All that continuous integration runs, in its order: setup, fmt, edges, tests, outside world.
+  ci [--lint]  All that continuous integration runs, in its order: setup, fmt, edges, tests, fuzz, outside world.
                With --lint also clippy, which builds everything a second time
   edges        Prove that the crates depend on one another only as the design allows
+  fuzz [--seconds N] [--target NAME] [--save | --input FILE]
+               Fuzz every parser that faces a disk or a network, two at a time, N seconds each (120 unless told; the long
+               run is --seconds 3600). Needs a C++ compiler. --save keeps what was found in fuzz/corpus/; --input runs one
+               input again
   lint         cargo clippy with warnings denied
   setup        Install what the tests against the outside world need (Debian packages when run as root,
                Python packages below target/), or print what is missing and fail
@@ -37,6 +42,7 @@ fn main() -> ExitCode {
         ["ci"] => ci::run(&root, false),
         ["ci", "--lint"] => ci::run(&root, true),
         ["edges"] => edges::run(&root),
+        ["fuzz", options @ ..] => fuzz::run(&root, options),
         ["lint"] => ci::lint(&root),
         ["setup"] => setup::run(&root),
         [] | ["help" | "--help" | "-h"] => {
