@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Mainstem beside Apache Kafka on this machine, in one run: bench/kafka/compare.py [--quick] [--seconds N] [--mainstem PATH]
+"""Mainstem beside Apache Kafka on this machine, in one run: bench/kafka/compare.py [--quick] [--runs N] [--seconds N] [--mainstem PATH]
 
 Three brokers, one after the other, each on an empty directory, on loopback and on free ports:
 
@@ -25,7 +25,7 @@ broker, so the CPU of the broker per record says more than the throughput.
 - p99: produce at 20,000 records/s, 100 B, linger.ms=0 (the default of 5 ms would hide the broker), in the tool's steady state
   after a quarter of the records. The tool counts whole milliseconds.
 
-Full: the median of three runs of about 12 s, or of --seconds. --quick: one run of about 2 s, to see that all of it works: no figures to quote.
+Full: the median of three runs of about 12 s, or of --runs and --seconds. --quick: one run of about 2 s, to see that all of it works: no figures to quote.
 Prints a table for bench/RESULTS.md; it is also in target/bench-kafka/results.md, and every single run in results.json there.
 The status is 1 if something could not be measured; a missed goal is not a failure.
 """
@@ -583,13 +583,14 @@ def table(results: dict) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def heading(mainstem: Path, is_quick: bool, load: float, seconds: float) -> str:
+def heading(mainstem: Path, is_quick: bool, plan: Plan, load: float, seconds: float) -> str:
     version = subprocess.run([mainstem, "--version"], capture_output=True, text=True, timeout=10).stdout.strip()
     kafka = next(LIBRARIES.glob("kafka_2.13-*.jar")).stem.partition("-")[2]
     model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     machine = f"{os.cpu_count()} cores ({model[1] if model else platform.machine()}), Linux {platform.release()}"
-    kind = "--quick, one short run each: not for quoting" if is_quick else "medians of three runs of each setting"
-    return (f"`bench/kafka/compare.py{' --quick' if is_quick else ''}`, {seconds / 60:.0f} minutes, {kind}. {version} beside "
+    kind = "--quick, one short run each: not for quoting" if is_quick else f"runs of each setting: {plan.runs}, of about {plan.seconds:g} s"
+    options = " --quick" if is_quick else f" --runs {plan.runs} --seconds {plan.seconds:g}"
+    return (f"`bench/kafka/compare.py{options}`, {seconds / 60:.0f} minutes, {kind}. {version} beside "
             f"Apache Kafka {kafka}. {machine}; load average at the start {load:.1f}.")
 
 
@@ -605,7 +606,8 @@ def install() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compares Mainstem with Apache Kafka on this machine.")
     parser.add_argument("--quick", action="store_true", help="one short run of each setting")
-    parser.add_argument("--seconds", type=float, default=FULL.seconds, help="of each of three runs (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=FULL.runs, help="of each setting (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=FULL.seconds, help="of each run (default: %(default)s)")
     parser.add_argument("--mainstem", type=Path, default=ROOT / "target/release/mainstem", help="a release binary")
     options = parser.parse_args()
     if not options.mainstem.is_file():
@@ -613,7 +615,7 @@ def main() -> int:
     mainstem = options.mainstem.resolve()
     # Without this, SIGTERM would end this process and leave the broker behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    plan = QUICK if options.quick else replace(FULL, seconds=options.seconds)
+    plan = QUICK if options.quick else replace(FULL, runs=options.runs, seconds=options.seconds)
     load, begin = os.getloadavg()[0], time.monotonic()
     TARGET.mkdir(parents=True, exist_ok=True)
     install()
@@ -626,7 +628,7 @@ def main() -> int:
         }
     finally:
         shutil.rmtree(TARGET / "data", ignore_errors=True)
-    report = heading(mainstem, options.quick, load, time.monotonic() - begin) + "\n\n" + table(results) + "\n"
+    report = heading(mainstem, options.quick, plan, load, time.monotonic() - begin) + "\n\n" + table(results) + "\n"
     (TARGET / "results.md").write_text(report)
     raw = {"is_quick": options.quick, "load": load, "results": results}
     (TARGET / "results.json").write_text(json.dumps(raw, indent=1) + "\n")

@@ -192,7 +192,7 @@ pub(crate) fn describe(topic: &Topic, config: &BrokerConfig) -> Vec<Described> {
 fn default_of(known: &Known, topic: &Topic, config: &BrokerConfig) -> String {
     let is_kept = topic.owner != TopicOwner::Anyone;
     match known.name {
-        "cleanup.policy" if is_offsets(topic) => "compact".to_owned(),
+        "cleanup.policy" if is_compacted_by_itself(topic) => "compact".to_owned(),
         "max.message.bytes" => config.message_bytes_max.to_string(),
         "retention.ms" if !is_kept => config.retention_ms.unwrap_or(-1).to_string(),
         "segment.bytes" => segment_bytes_of(topic, config).to_string(),
@@ -200,13 +200,25 @@ fn default_of(known: &Known, topic: &Topic, config: &BrokerConfig) -> String {
     }
 }
 
-/// The topic of group offsets. Of its records only the last one of each key counts when they are read back.
+/// The topic of group offsets.
 fn is_offsets(topic: &Topic) -> bool {
     topic.owner == TopicOwner::Internal && topic.name == OFFSETS_TOPIC
 }
 
+/// Of the records of tables and of group offsets only the last one of each key counts when they are read back.
+fn is_compacted_by_itself(topic: &Topic) -> bool {
+    is_offsets(topic) || matches!(topic.owner, TopicOwner::Table(_))
+}
+
+/// Only sealed segments are compacted: those of tables are small, so that what a table was does not pile up.
+const TABLE_SEGMENT_BYTES: u64 = 64 << 20;
+
 fn segment_bytes_of(topic: &Topic, config: &BrokerConfig) -> u64 {
-    if is_offsets(topic) { config.offsets_topic_segment_bytes } else { config.segment_bytes }
+    match topic.owner {
+        _ if is_offsets(topic) => config.offsets_topic_segment_bytes,
+        TopicOwner::Table(_) => config.segment_bytes.min(TABLE_SEGMENT_BYTES),
+        _ => config.segment_bytes,
+    }
 }
 
 /// The settings that mean something here.
@@ -235,7 +247,7 @@ impl TopicSettings {
             Some(ms) => (ms >= 0).then_some(ms),
         };
         let policy = topic.configs.get("cleanup.policy").map(String::as_str);
-        let policy = policy.unwrap_or(if is_offsets(topic) { "compact" } else { "delete" });
+        let policy = policy.unwrap_or(if is_compacted_by_itself(topic) { "compact" } else { "delete" });
         let is_of_policy = |name: &str| list(policy).any(|of| of == name);
         let positive = |name: &str| number(name).and_then(|value| u64::try_from(value).ok());
         Self {

@@ -12,6 +12,9 @@ use serde::Deserialize;
 /// What `message-max-bytes` may be: room for a small batch, and no more than the log can take.
 const MESSAGE_MAX_BYTES: RangeInclusive<usize> = 1024..=16 << 20;
 
+/// What `segment-bytes` may be: positions in a segment are 32-bit numbers in Kafka's indexes.
+const SEGMENT_BYTES: RangeInclusive<u64> = 4096..=2_147_483_647;
+
 /// What can be set, each as flag, variable and TOML key of the same name. `None` is the default.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -48,6 +51,13 @@ pub(crate) struct ServeOptions {
     /// Largest record batch that is accepted, in bytes, from 1024 to 16777216 [default: 1048588]
     #[arg(long, env = "MAINSTEM_MESSAGE_MAX_BYTES", value_name = "BYTES")]
     pub(crate) message_max_bytes: Option<usize>,
+    /// Size at which a segment of a partition is sealed, in bytes: retention and compaction work on sealed segments
+    /// [default: 1073741824]
+    #[arg(long, env = "MAINSTEM_SEGMENT_BYTES", value_name = "BYTES")]
+    pub(crate) segment_bytes: Option<u64>,
+    /// How long compaction rests when nothing is left to do, in milliseconds [default: 15000]
+    #[arg(long, env = "MAINSTEM_COMPACTION_CHECK_MS", value_name = "MS")]
+    pub(crate) compaction_check_ms: Option<u64>,
     /// Seconds between two checkpoints of the views [default: 10]
     #[arg(long, env = "MAINSTEM_CHECKPOINT_INTERVAL_SECONDS", value_name = "SECONDS")]
     pub(crate) checkpoint_interval_seconds: Option<u64>,
@@ -72,6 +82,8 @@ pub(crate) struct Config {
     pub(crate) default_partitions: i32,
     pub(crate) clamp_replication_factor: bool,
     pub(crate) message_max_bytes: usize,
+    pub(crate) segment_bytes: u64,
+    pub(crate) compaction_check_ms: u64,
     pub(crate) checkpoint_interval_seconds: u64,
     pub(crate) query_memory_bytes: usize,
 }
@@ -93,6 +105,8 @@ impl ServeOptions {
             default_partitions: self.default_partitions.or(file.default_partitions),
             clamp_replication_factor: self.clamp_replication_factor.or(file.clamp_replication_factor),
             message_max_bytes: self.message_max_bytes.or(file.message_max_bytes),
+            segment_bytes: self.segment_bytes.or(file.segment_bytes),
+            compaction_check_ms: self.compaction_check_ms.or(file.compaction_check_ms),
             checkpoint_interval_seconds: self.checkpoint_interval_seconds.or(file.checkpoint_interval_seconds),
             query_memory_bytes: self.query_memory_bytes.or(file.query_memory_bytes),
             log_level: self.log_level.or(file.log_level),
@@ -111,6 +125,8 @@ impl ServeOptions {
             default_partitions: self.default_partitions.unwrap_or(1),
             clamp_replication_factor: self.clamp_replication_factor.unwrap_or(true),
             message_max_bytes: self.message_max_bytes.unwrap_or(1_048_588),
+            segment_bytes: self.segment_bytes.unwrap_or(1 << 30),
+            compaction_check_ms: self.compaction_check_ms.unwrap_or(15_000),
             checkpoint_interval_seconds: self.checkpoint_interval_seconds.unwrap_or(10),
             query_memory_bytes: self.query_memory_bytes.unwrap_or(1 << 30),
         };
@@ -121,6 +137,17 @@ impl ServeOptions {
                 MESSAGE_MAX_BYTES.start(),
                 MESSAGE_MAX_BYTES.end()
             );
+        }
+        if !SEGMENT_BYTES.contains(&config.segment_bytes) {
+            bail!(
+                "segment-bytes is {}; it has to be from {} to {}",
+                config.segment_bytes,
+                SEGMENT_BYTES.start(),
+                SEGMENT_BYTES.end()
+            );
+        }
+        if config.compaction_check_ms == 0 {
+            bail!("compaction-check-ms is 0; it has to be at least 1");
         }
         if config.default_partitions < 1 {
             bail!("default-partitions is {}; it has to be at least 1", config.default_partitions);

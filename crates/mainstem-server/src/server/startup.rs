@@ -64,6 +64,8 @@ pub(super) fn open(config: &Config) -> anyhow::Result<Opened> {
         default_partitions: config.default_partitions,
         clamp_replication_factor: config.clamp_replication_factor,
         message_bytes_max: config.message_max_bytes,
+        segment_bytes: config.segment_bytes,
+        compaction_check_ms: config.compaction_check_ms,
         ..BrokerConfig::default()
     };
     let broker = Broker::open(log.clone(), broker_config, clock.clone(), Arc::new(SystemRandom));
