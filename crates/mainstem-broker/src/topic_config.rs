@@ -358,6 +358,8 @@ mod tests {
         let offsets = settings(OFFSETS_TOPIC, TopicOwner::Internal, &[]);
         assert_eq!(offsets.compaction, Some(CompactionConfig::default()));
         assert_eq!((offsets.retention_ms, offsets.segment_bytes), (None, config.offsets_topic_segment_bytes));
-        assert_eq!(settings("t", TopicOwner::Table(mainstem_catalog::RelationId(7)), &[]).compaction, None);
+        let table = settings("t", TopicOwner::Table(mainstem_catalog::RelationId(7)), &[]);
+        assert_eq!((table.compaction, table.segment_bytes), (Some(CompactionConfig::default()), TABLE_SEGMENT_BYTES));
+        assert_eq!((table.retention_ms, table.retention_bytes), (None, None));
     }
 }

@@ -146,6 +146,13 @@ impl OutputLog for HeldLog {
             }
             base_offsets.push(end);
         }
+        for known in &commit.unchanged {
+            let of = (known.topic, known.partition);
+            let end = state.ends.get(&of).copied().unwrap_or_default().max(state.durable.end(of));
+            if end != known.end {
+                return Err(CommitError::Conflict(format!("the next offset is {end}")));
+            }
+        }
         for (append, base) in commit.appends.iter().zip(&base_offsets) {
             state.ends.insert((append.topic, append.partition), base + append.records.len() as i64);
         }

@@ -143,7 +143,7 @@ async fn what_was_accepted_and_not_durable_is_gone_after_a_crash_and_was_never_s
     while database.log.waiting() < 2 {
         tokio::task::yield_now().await;
     }
-    let mut reader = Session::default();
+    let mut reader = Session { transaction: None, at_least: database.log.newest() };
     let seen = database.select(&mut reader, "SELECT n FROM counters WHERE id = 1").await.expect("selects");
     assert_eq!(seen, ["0"], "not durable, not seen");
     assert!(!first.is_finished() && !second.is_finished(), "not acknowledged either");
