@@ -175,6 +175,13 @@ pub(crate) fn run(root: &Path) -> Result<()> {
             findings.errors.join("\n- ")
         ));
     }
+    let packages = metadata.get("packages").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let runs: Vec<&str> = packages.iter().filter_map(|package| package.get("default_run")?.as_str()).collect();
+    if runs != ["mainstem"] {
+        return Err(format!(
+            "`cargo run`, README's first command, would run {runs:?} and not mainstem: see default-run"
+        ));
+    }
     let inner = edges.iter().filter(|edge| find(&edge.to).is_some()).count();
     eprintln!("edges: {} crates, {inner} edges between them, all allowed", names.len());
     Ok(())
