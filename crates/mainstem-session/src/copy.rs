@@ -81,7 +81,7 @@ impl Session {
             self.fail();
         }
         let result = result?;
-        self.saw(result.cut);
+        self.acknowledge(result.cut);
         Ok(format!("COPY {}", result.rows_affected))
     }
 }

@@ -191,7 +191,7 @@ impl Session {
             Ok::<_, SqlError>(cut)
         });
         let cut = changing.await.map_err(|error| SqlError::new("XX000", error.to_string()))??;
-        self.saw(Some(cut));
+        self.acknowledge(Some(cut));
         Ok(())
     }
 

@@ -1,11 +1,11 @@
 //! One SQL session as a state machine: a statement becomes a catalog change, a write, a job or rows.
 //!
 //! Words: [`Shared`] is what all sessions of a server have in common; [`Catalogs`] is how definitions are changed, durably,
-//! by whoever owns them; a *response* is what a statement gives; a session has *seen* the cuts of its own writes and
-//! definitions, and of no read it makes may they be missing.
+//! by whoever owns them; a *response* is what a statement gives; what any session wrote or defined is *acknowledged* up
+//! to a cut, and of no read that starts later may it be missing.
 //!
 //! Always true here: no sockets and no files; a statement that fails inside a transaction makes it a failed one; what a
-//! SELECT reads is one cut that holds all that its session has seen; no statement is recognised by its text.
+//! SELECT reads is one cut that holds all that was acknowledged before it; no statement is recognised by its text.
 
 mod catalogs;
 mod copy;

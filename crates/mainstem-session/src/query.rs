@@ -42,9 +42,9 @@ impl Session {
         // A query without parameters may still name one, which is then an error.
         let query = bound(query, parameters)?;
         let catalog = self.shared.catalogs.current();
-        let seen = self.seen;
+        let acknowledged = self.shared.acknowledged();
         let writes = self.transaction.as_mut().map(|open| &mut open.writes);
-        let at = self.shared.tables.read_point(writes, &catalog, seen).await?;
+        let at = self.shared.tables.read_point(writes, &catalog, acknowledged).await?;
         let planned = Box::pin(self.planned_at(&query, &at)).await?;
         let Planned { context, plan, schema } = planned;
         let announced = schema.clone();
@@ -64,7 +64,7 @@ impl Session {
 
     /// Plans a query, not to be run, or to be run over nothing that changes.
     pub(crate) async fn planned(&self, query: &Query) -> Result<Planned, SqlError> {
-        let at = ReadPoint { at_least: self.seen, transaction: None };
+        let at = ReadPoint { at_least: self.shared.acknowledged(), transaction: None };
         Box::pin(self.planned_at(query, &at)).await
     }
 
@@ -110,7 +110,7 @@ impl Session {
         };
         let mut plan = DmlPlan::new(self.shared.catalogs.current(), dml);
         plan.parameters = parameters.iter().map(Parameter::scalar).collect::<Result<_, _>>()?;
-        plan.at_least = self.seen;
+        plan.at_least = self.shared.acknowledged();
         Ok(plan)
     }
 
@@ -136,7 +136,7 @@ impl Session {
         let plan = self.write_plan(statement, parameters)?;
         let writes = self.transaction.as_mut().map(|open| &mut open.writes);
         let result = Box::pin(self.shared.tables.execute(writes, plan)).await?;
-        self.saw(result.cut);
+        self.acknowledge(result.cut);
         let tag = match verb {
             "INSERT" => format!("INSERT 0 {}", result.rows_affected),
             _ => format!("{verb} {}", result.rows_affected),

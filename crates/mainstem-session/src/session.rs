@@ -171,8 +171,6 @@ pub struct Session {
     pub(crate) database: String,
     pub(crate) settings: Settings,
     pub(crate) transaction: Option<Open>,
-    /// The highest cut of its own writes and definitions.
-    pub(crate) seen: Cut,
     /// `PREPARE name AS`.
     pub(crate) prepared: BTreeMap<String, (Statement, Vec<Option<mainstem_catalog::SqlType>>)>,
     /// As the client was last told.
@@ -197,14 +195,12 @@ impl Session {
         }
         own.become_defaults();
         let told = own.reported();
-        let seen = shared.opened_at;
         Ok(Session {
             shared,
             user: user.to_owned(),
             database: database.to_owned(),
             settings: own,
             transaction: None,
-            seen,
             prepared: BTreeMap::new(),
             told,
         })
@@ -241,8 +237,9 @@ impl Session {
         mainstem_sql::parse(sql)
     }
 
-    pub(crate) fn saw(&mut self, cut: Option<Cut>) {
-        self.seen = self.seen.max(cut.unwrap_or_default());
+    /// What it wrote or defined is durable: no session's next SELECT misses it.
+    pub(crate) fn acknowledge(&self, cut: Option<Cut>) {
+        self.shared.acknowledge(cut.unwrap_or_default());
     }
 
     /// Runs a statement. When it returns, what it wrote or defined is durable. Dropping the future cancels it: a write is
@@ -316,7 +313,7 @@ impl Session {
     async fn flush(&mut self) -> Result<Response, SqlError> {
         let newest = self.shared.engine.input().newest();
         self.shared.engine.wait_published(newest).await.map_err(|error| engine_error(&error))?;
-        self.saw(Some(newest));
+        self.acknowledge(Some(newest));
         Ok(Response::done("FLUSH"))
     }
 

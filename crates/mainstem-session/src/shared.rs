@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mainstem_engine::batch::{ContextOptions, memory_limited};
 use mainstem_engine::tables::Tables;
@@ -34,8 +35,9 @@ pub struct SharedParts {
 /// What all sessions of a server share.
 #[derive(Debug)]
 pub struct Shared {
-    /// The end of the log at the start: after a restart no session sees less than was there before.
-    pub(crate) opened_at: Cut,
+    /// No SELECT that starts now may miss anything below: the end of the log at the start, then what sessions were told is
+    /// written. One for all sessions: a client's pool reads by one connection what it wrote by another.
+    acknowledged: AtomicU64,
     pub(crate) engine: Engine,
     pub(crate) tables: Tables,
     pub(crate) catalogs: Arc<dyn Catalogs>,
@@ -87,9 +89,9 @@ impl Shared {
             partitions: parts.query_partitions.max(1),
             ..ContextOptions::default()
         };
-        let opened_at = parts.engine.input().newest();
+        let acknowledged = AtomicU64::new(parts.engine.input().newest().0);
         Shared {
-            opened_at,
+            acknowledged,
             engine: parts.engine,
             tables: parts.tables,
             catalogs: parts.catalogs,
@@ -97,6 +99,16 @@ impl Shared {
             version: parts.version,
             queries,
         }
+    }
+
+    /// Everything up to here has been acknowledged to some session.
+    pub(crate) fn acknowledged(&self) -> Cut {
+        Cut(self.acknowledged.load(Ordering::Acquire))
+    }
+
+    /// Called before a session is told so.
+    pub(crate) fn acknowledge(&self, cut: Cut) {
+        self.acknowledged.fetch_max(cut.0, Ordering::AcqRel);
     }
 
     /// The engine.

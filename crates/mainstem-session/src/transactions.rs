@@ -125,7 +125,7 @@ impl Session {
         let committed = self.shared.tables.commit(open.writes).await;
         match committed {
             Ok(cut) => {
-                self.saw(cut);
+                self.acknowledge(cut);
                 Ok(())
             }
             Err(error) => {

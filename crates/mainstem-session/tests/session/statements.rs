@@ -23,6 +23,21 @@ async fn a_session_sees_its_own_writes_in_tables_and_views() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_session_sees_what_one_was_told_is_written() {
+    // As a pool of connections does it: each write by another connection than the read after it.
+    let database = Database::new();
+    let mut pool = [database.connect(), database.connect(), database.connect()];
+    pool[0].run("CREATE TABLE t (id INT PRIMARY KEY, n BIGINT)").await;
+    pool[1].run("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS c, sum(n) AS n FROM t").await;
+    pool[2].run("INSERT INTO t SELECT i, 0 FROM generate_series(1, 500) AS s(i)").await;
+    for round in 1..=100 {
+        pool[round % 3].run("UPDATE t SET n = n + 1").await;
+        assert_eq!(pool[(round + 1) % 3].run("SELECT c, n FROM v").await, format!("500|{}", round * 500));
+        assert_eq!(pool[(round + 2) % 3].run("SELECT sum(n) FROM t").await, format!("{}", round * 500));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn definitions_are_checked_and_dropped_in_order() {
     let database = Database::new();
     let mut client = database.connect();
