@@ -19,6 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{OnceCell, watch};
 use uuid::Uuid;
 
+use crate::chunk::Chunk;
 use crate::codec::{decode, respond};
 use crate::coordinator::records::OffsetsRecord;
 use crate::fetched::Fetched;
@@ -107,12 +108,12 @@ pub enum OpenError {
 }
 
 /// The chunks of one frame with its length, or nothing for Produce with acks=0; or the end of the connection.
-pub type Answered = Result<Option<Vec<Bytes>>, CloseConnection>;
+pub type Answered<C = Chunk> = Result<Option<Vec<C>>, CloseConnection>;
 
 /// What became of a request.
 pub enum Reply {
     /// Answered: the chunks of one frame with its length, or nothing for Produce with acks=0.
-    Ready(Option<Vec<Bytes>>),
+    Ready(Option<Vec<Chunk>>),
     /// Appended and not yet durable; the answer comes later. Later requests may begin meanwhile, their answers follow
     /// this one.
     Later(Pin<Box<dyn Future<Output = Answered> + Send>>),
@@ -223,14 +224,16 @@ impl Broker {
         BrokerCounters { fetched_bytes_in_memory: bytes, ..self.inner.counters.read() }
     }
 
-    /// One request (a frame without its length) to the chunks of its response, which make a frame with its length; `None`
-    /// for Produce with acks=0. An error means that the connection has to be closed. Dropping the future is safe: what was
+    /// One request (a frame without its length) to the chunks of its response, all in memory, which make a frame with its
+    /// length; `None` for Produce with acks=0. An error means that the connection has to be closed. Dropping the future is safe: what was
     /// appended stays, what was not is not.
-    pub async fn handle(&self, frame: Bytes, client: &ClientInfo) -> Answered {
-        match self.begin(frame, client).await? {
-            Reply::Ready(chunks) => Ok(chunks),
-            Reply::Later(rest) => rest.await,
-        }
+    pub async fn handle(&self, frame: Bytes, client: &ClientInfo) -> Answered<Bytes> {
+        let chunks = match self.begin(frame, client).await? {
+            Reply::Ready(chunks) => chunks,
+            Reply::Later(rest) => rest.await?,
+        };
+        let read = |chunk: Chunk| chunk.read().map_err(|error| CloseConnection::new(error.to_string()));
+        chunks.map(|chunks| chunks.into_iter().map(read).collect()).transpose()
     }
 
     /// [`Broker::handle`] in two steps, for connections with several requests under way: when this returns, a Produce
@@ -362,7 +365,7 @@ fn unserved(header: &RequestHeader) -> Result<Reply, CloseConnection> {
     let response = api_versions_with(Some(ResponseError::UnsupportedVersion));
     let frame = encode_response(0, header.correlation_id, &response);
     let frame = frame.map_err(|error| CloseConnection::malformed(header, &error))?;
-    Ok(Reply::Ready(Some(vec![frame])))
+    Ok(Reply::Ready(Some(vec![frame.into()])))
 }
 
 fn api_versions(request: &ApiVersionsRequest, version: i16) -> ApiVersionsResponse {

@@ -5,7 +5,7 @@ use mainstem_kafka_wire::frame::RequestHeader;
 use mainstem_kafka_wire::messages;
 use mainstem_kafka_wire::messages::{Encodable, HeaderVersion, Request, ResponseError, StrBytes};
 
-use crate::CloseConnection;
+use crate::{Chunk, CloseConnection};
 
 /// The code of an error, 0 for none.
 pub(crate) fn code(error: Option<ResponseError>) -> i16 {
@@ -36,10 +36,10 @@ pub(crate) fn decode<R: Request>(header: &RequestHeader, message: Bytes) -> Resu
 }
 
 /// The whole frame of a response.
-pub(crate) fn respond<R>(header: &RequestHeader, response: &R) -> Result<Vec<Bytes>, CloseConnection>
+pub(crate) fn respond<R>(header: &RequestHeader, response: &R) -> Result<Vec<Chunk>, CloseConnection>
 where
     R: Encodable + HeaderVersion,
 {
     let frame = messages::encode_response(header.version, header.correlation_id, response);
-    Ok(vec![frame.map_err(|error| CloseConnection::malformed(header, &error))?])
+    Ok(vec![frame.map_err(|error| CloseConnection::malformed(header, &error))?.into()])
 }

@@ -11,9 +11,10 @@ use mainstem_kafka_wire::fetch::{
 };
 use mainstem_kafka_wire::frame::RequestHeader;
 use mainstem_kafka_wire::messages::ResponseError;
-use mainstem_log::{ReadError, TopicId, TopicPartition};
+use mainstem_log::{ReadError, Stored, TopicId, TopicPartition};
 
 use crate::broker::{Broker, CloseConnection};
+use crate::chunk::Chunk;
 
 /// The leader epoch of every partition: it never changes on a single node.
 pub(crate) const LEADER_EPOCH: i32 = 0;
@@ -30,7 +31,7 @@ struct Wanted {
 /// All partitions, read once.
 #[derive(Debug)]
 struct Round {
-    answers: Vec<FetchPartitionResponse>,
+    answers: Vec<FetchPartitionResponse<Chunk>>,
     bytes: usize,
     records: u64,
     /// An error is told at once.
@@ -47,7 +48,7 @@ struct Room {
 }
 
 impl Broker {
-    pub(crate) async fn fetch(&self, header: &RequestHeader, message: Bytes) -> Result<Vec<Bytes>, CloseConnection> {
+    pub(crate) async fn fetch(&self, header: &RequestHeader, message: Bytes) -> Result<Vec<Chunk>, CloseConnection> {
         let decoded = FetchRequest::decode(header.version, message);
         let request = decoded.map_err(|error| CloseConnection::malformed(header, &error))?;
         let response = if request.session_id != 0 && request.session_epoch > 0 {
@@ -59,7 +60,7 @@ impl Broker {
         frame.map_err(|error| CloseConnection::malformed(header, &error))
     }
 
-    async fn fetch_records(&self, request: FetchRequest, version: i16) -> FetchResponse {
+    async fn fetch_records(&self, request: FetchRequest, version: i16) -> FetchResponse<Chunk> {
         let wanted = resolve(&self.catalog(), &request.topics, version);
         let wait_ms = request.max_wait_ms.min(self.inner.config.fetch_wait_ms_max);
         let wait = Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0));
@@ -135,14 +136,14 @@ impl Broker {
         round
     }
 
-    fn read_partition(&self, wanted: &Wanted, room: Room, round: &mut Round) -> FetchPartitionResponse {
+    fn read_partition(&self, wanted: &Wanted, room: Room, round: &mut Round) -> FetchPartitionResponse<Chunk> {
         let mut answer = FetchPartitionResponse { partition: wanted.partition.partition, ..Default::default() };
         let is_first = round.bytes == 0 && room.is_one_batch_due;
         let left = room.bytes_max.saturating_sub(round.bytes);
         let bytes_max = usize::try_from(wanted.partition.partition_max_bytes).unwrap_or(0).min(left);
         let offset = wanted.partition.fetch_offset;
         let read = match wanted.at {
-            Ok(at) => self.log().read(at, offset, bytes_max, is_first),
+            Ok(at) => self.log().read_in_place(at, offset, bytes_max, is_first),
             Err(error) => {
                 answer.error_code = error.code();
                 round.has_error = true;
@@ -157,7 +158,10 @@ impl Broker {
                 if !read.batches.is_empty() {
                     round.bytes += read.batches.len();
                     round.records += u64::try_from(read.next_offset - offset).unwrap_or(0);
-                    answer.records.push(self.inner.fetched.count(read.batches));
+                    answer.records.push(match read.batches {
+                        Stored::Memory(batches) => Chunk::Bytes(self.inner.fetched.count(batches)),
+                        Stored::File(range) => Chunk::File(range),
+                    });
                 }
             }
             Err(error) => {

@@ -16,6 +16,7 @@
 #![deny(clippy::disallowed_methods)]
 
 mod broker;
+mod chunk;
 mod codec;
 mod config;
 pub mod coordinator;
@@ -33,6 +34,7 @@ mod topics;
 mod waiting;
 
 pub use broker::{Answered, Broker, ClientInfo, CloseConnection, OpenError, Reply};
+pub use chunk::Chunk;
 pub use config::BrokerConfig;
 pub use sequencer::{Change, ChangeError};
 pub use status::{BrokerCounters, ConnectionGuard, GroupPartition, GroupStatus};

@@ -67,7 +67,7 @@ impl Broker {
                 broker.await_durable(part, &mut response).await;
             }
             let frame = response.encode(version, correlation_id);
-            Ok(Some(vec![frame.map_err(|error| CloseConnection::new(error.to_string()))?]))
+            Ok(Some(vec![frame.map_err(|error| CloseConnection::new(error.to_string()))?.into()]))
         })))
     }
 

@@ -11,9 +11,11 @@
 //! the writes, each whole, torn at any byte, or not at all, in any order.
 
 mod overlay;
+mod range;
 mod real;
 
 pub use overlay::OverlayDisk;
+pub use range::FileRange;
 pub use real::{LockedDir, RealDisk, SystemClock, SystemRandom};
 
 use std::fmt::Debug;
@@ -86,6 +88,10 @@ pub trait DiskFile: Debug + Send + Sync {
     /// Makes all earlier writes to this file, and its length, durable (`fdatasync`). After an error nothing may be
     /// assumed about any write since the last success: the caller stops.
     fn sync_data(&self) -> io::Result<()>;
+    /// The operating system's file, if it is one.
+    fn as_file(&self) -> Option<&std::fs::File> {
+        None
+    }
 }
 
 impl dyn DiskFile {

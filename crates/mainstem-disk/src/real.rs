@@ -115,6 +115,10 @@ impl DiskFile for RealFile {
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }
+
+    fn as_file(&self) -> Option<&File> {
+        Some(&self.0)
+    }
 }
 
 /// The lock that keeps a second process out of a data directory. Freed when it is dropped or the process ends.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 pub use self::request::{FetchPartition, FetchRequest, FetchTopic, ForgottenTopic};
 pub use self::response::{
-    AbortedTransaction, EpochEndOffset, FetchPartitionResponse, FetchResponse, FetchTopicResponse, SnapshotId,
+    AbortedTransaction, EpochEndOffset, FetchPartitionResponse, FetchResponse, FetchTopicResponse, Piece, SnapshotId,
 };
 use crate::wire::{Reader, WireError, Writer};
 

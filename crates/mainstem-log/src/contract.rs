@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use mainstem_disk::FileRange;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -223,15 +224,41 @@ pub enum Urgency {
 
 /// What a reader gets.
 #[derive(Clone, Debug)]
-pub struct Read {
+pub struct Read<B = Bytes> {
     /// Whole batches as stored; the first may begin before the asked offset (Kafka's rule). Empty at the end.
-    pub batches: Bytes,
+    pub batches: B,
     /// Where to read on.
     pub next_offset: i64,
     /// The high watermark when the read began.
     pub high_watermark: i64,
     /// First offset that still exists.
     pub start_offset: i64,
+}
+
+/// Batches, read or left where they are.
+#[derive(Clone, Debug)]
+pub enum Stored {
+    /// Read.
+    Memory(Bytes),
+    /// Their headers were read.
+    File(FileRange),
+}
+
+impl Stored {
+    /// Bytes of the batches.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Stored::Memory(batches) => batches.len(),
+            Stored::File(range) => range.len(),
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Why a read failed.

@@ -14,8 +14,8 @@ use crate::sequence::{Headers, Limits, headers_of};
 use crate::shared::{Listener, Shared};
 use crate::{
     Accepted, AppendError, CompactionReport, Csn, DeleteRecordsError, Done, Entry, LogConfig, LogCounters, OpenError,
-    OrderStep, PartitionConfig, PartitionState, Read, ReadError, RecoveryReport, RetentionReport, Stopped, TopicId,
-    TopicPartition, Urgency,
+    OrderStep, PartitionConfig, PartitionState, Read, ReadError, RecoveryReport, RetentionReport, Stopped, Stored,
+    TopicId, TopicPartition, Urgency,
 };
 
 /// With more segments than this to sync, a stop leaves the checkpoint to the next start.
@@ -193,6 +193,18 @@ impl Log {
         at_least_one: bool,
     ) -> Result<Read, ReadError> {
         self.shared.read(partition, Wanted { offset, end: i64::MAX, bytes_max, at_least_one })
+    }
+
+    /// Like [`Log::read`], for who sends the batches on: of many bytes in large batches only the headers are read, and the
+    /// answer says where they stand.
+    pub fn read_in_place(
+        &self,
+        partition: TopicPartition,
+        offset: i64,
+        bytes_max: usize,
+        at_least_one: bool,
+    ) -> Result<Read<Stored>, ReadError> {
+        self.shared.read_in_place(partition, Wanted { offset, end: i64::MAX, bytes_max, at_least_one })
     }
 
     /// Like [`Log::read`] with at least one batch, but stops at `end_offset`, which must be the end of a batch, as the

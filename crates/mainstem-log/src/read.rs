@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use mainstem_disk::FileRange;
 use mainstem_kafka_wire::batch::{BatchHeader, HEADER_BYTES};
 use mainstem_kafka_wire::records::records;
 
@@ -14,12 +15,17 @@ use crate::failure::at;
 use crate::partition::{DamagedAt, Partition, ReadHint};
 use crate::segment::{HeaderScan, OpenSegment, ScanError, Segment, SegmentIndex, parse_at};
 use crate::shared::Shared;
-use crate::{Read, ReadError, TopicPartition};
+use crate::{Read, ReadError, Stored, TopicPartition};
 
 /// Read beyond what was asked for, to step over the batches between an index entry and the offset.
 const SLACK_BYTES: usize = 8 << 10;
 /// Room for more than this is made only after a look at how long the file really is.
 const ROOM_BYTES: usize = 1 << 20;
+
+/// Fewer are read: that costs less than to send them from the file.
+const IN_PLACE_BYTES_MIN: u64 = 32 << 10;
+/// Smaller batches are read: each header that is read alone costs a call.
+const LARGE_BATCH_BYTES: usize = 4 << 10;
 
 /// What a reader wants.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +50,79 @@ struct Place {
     position: u64,
 }
 
+/// What a reader may have of a partition.
+struct Bounds {
+    partition: Arc<Partition>,
+    /// Ends where the reader may not see further.
+    wanted: Wanted,
+    high_watermark: i64,
+    start_offset: i64,
+}
+
+impl Bounds {
+    fn is_at_end(&self) -> bool {
+        let wanted = self.wanted;
+        wanted.offset >= wanted.end || wanted.bytes_max == 0 && !wanted.at_least_one
+    }
+
+    fn answer<B>(&self, batches: B, next_offset: i64) -> Read<B> {
+        Read { batches, next_offset, high_watermark: self.high_watermark, start_offset: self.start_offset }
+    }
+}
+
 impl Shared {
     pub(crate) fn read(&self, id: TopicPartition, wanted: Wanted) -> Result<Read, ReadError> {
+        self.read_within(&self.bounds(id, wanted)?)
+    }
+
+    pub(crate) fn read_in_place(&self, id: TopicPartition, wanted: Wanted) -> Result<Read<Stored>, ReadError> {
+        let bounds = self.bounds(id, wanted)?;
+        match if bounds.is_at_end() { None } else { self.locate(&bounds.partition, bounds.wanted) } {
+            Some((range, next_offset)) => Ok(bounds.answer(Stored::File(range), next_offset)),
+            None => {
+                let read = self.read_within(&bounds)?;
+                Ok(bounds.answer(Stored::Memory(read.batches), read.next_offset))
+            }
+        }
+    }
+
+    /// Where large batches stand; only their headers are read. `None` when they are better read: few bytes, small batches,
+    /// a hole in front, damage.
+    fn locate(&self, partition: &Partition, wanted: Wanted) -> Option<(FileRange, i64)> {
+        let (segment, open) = self.open_segment_of(partition, wanted.offset).ok()?;
+        let hint = partition.hint(wanted.offset).filter(|hint| hint.segment == segment.name());
+        let place = match hint {
+            Some(hint) => Place { offset: hint.offset, position: hint.position },
+            None => self.look_up(partition, &segment, &open, |index| index.before_offset(wanted.offset)).ok()?,
+        };
+        let end = segment.len();
+        if end.saturating_sub(place.position) < IN_PLACE_BYTES_MIN {
+            return None;
+        }
+        let mut scan = HeaderScan { file: &open.file, position: place.position, end, offset: place.offset };
+        let mut found: Option<(u64, u64, i64)> = None;
+        while let Ok(Some((header, position))) = scan.next() {
+            if header.total_bytes() < LARGE_BATCH_BYTES || header.record_count == 0 {
+                break;
+            }
+            if header.next_offset() <= wanted.offset {
+                continue;
+            }
+            let begin = found.map_or(position, |(begin, ..)| begin);
+            let fits = scan.position - begin <= wanted.bytes_max as u64 || found.is_none() && wanted.at_least_one;
+            if !fits || header.next_offset() > wanted.end {
+                break;
+            }
+            found = Some((begin, scan.position, header.next_offset()));
+        }
+        let (begin, end, next_offset) = found.filter(|(begin, end, _)| end - begin >= IN_PLACE_BYTES_MIN)?;
+        // A file that became shorter is damage, which reading finds.
+        open.file.len().ok().filter(|len| *len >= end)?;
+        partition.remember(ReadHint { offset: next_offset, segment: segment.name(), position: end });
+        Some((FileRange::new(Arc::clone(&open.file), begin, usize::try_from(end - begin).ok()?), next_offset))
+    }
+
+    fn bounds(&self, id: TopicPartition, wanted: Wanted) -> Result<Bounds, ReadError> {
         let partition = self.find(id).ok_or(ReadError::UnknownPartition(id))?;
         let (high_watermark, start_offset) = (partition.high_watermark(), partition.start());
         let offset = wanted.offset;
@@ -59,20 +136,23 @@ impl Shared {
             }
             end = end.min(damage.offset);
         }
-        if offset >= end || wanted.bytes_max == 0 && !wanted.at_least_one {
-            return Ok(Read { batches: Bytes::new(), next_offset: offset, high_watermark, start_offset });
+        Ok(Bounds { partition, wanted: Wanted { end, ..wanted }, high_watermark, start_offset })
+    }
+
+    fn read_within(&self, bounds: &Bounds) -> Result<Read, ReadError> {
+        let mut wanted = bounds.wanted;
+        if bounds.is_at_end() {
+            return Ok(bounds.answer(Bytes::new(), wanted.offset));
         }
-        let mut wanted = Wanted { end, ..wanted };
         loop {
-            let found = self.read_segment(&partition, wanted)?;
+            let found = self.read_segment(&bounds.partition, wanted)?;
             let skipped = empty_bytes(&found.batches);
             let has_records = skipped < found.batches.len();
-            if has_records || found.batches.is_empty() || found.next_offset >= end {
+            if has_records || found.batches.is_empty() || found.next_offset >= wanted.end {
                 // Before the end a batch without records comes after all: a Kafka client gets on by it.
                 let batches = if has_records { found.batches.slice(skipped..) } else { found.batches };
                 // It may reach behind the end; what is asked for does not.
-                let next_offset = found.next_offset.min(end);
-                return Ok(Read { batches, next_offset, high_watermark, start_offset });
+                return Ok(bounds.answer(batches, found.next_offset.min(wanted.end)));
             }
             wanted.offset = found.next_offset;
         }

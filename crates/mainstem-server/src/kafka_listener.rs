@@ -9,16 +9,19 @@
 //! - what a connection holds back (answers under way, bytes read ahead) is bounded;
 //! - a connection that sends garbage, or does not take its answers, is closed, and the log says why.
 
-use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+// The path also for the tests of the broker, which take this file in.
+#[path = "kafka_listener/send.rs"]
+mod send;
+
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
-use mainstem_broker::{Broker, ClientInfo, Reply};
+use bytes::{Bytes, BytesMut};
+use mainstem_broker::{Broker, Chunk, ClientInfo, Reply};
 use mainstem_kafka_wire::frame::{frame_length, next_frame};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -233,7 +236,7 @@ async fn read_requests(
         drop(share);
         let bytes = match &reply {
             Reply::Ready(None) => continue,
-            Reply::Ready(Some(chunks)) => chunks.iter().map(Bytes::len).sum(),
+            Reply::Ready(Some(chunks)) => chunks.iter().map(Chunk::len).sum(),
             Reply::Later(_) => 0,
         };
         let units = u32::try_from(bytes.min(ANSWER_BYTES_MAX)).expect("the limit fits");
@@ -256,29 +259,7 @@ async fn write_answers(mut write: OwnedWriteHalf, mut answers: mpsc::Receiver<An
             Reply::Ready(chunks) => chunks,
             Reply::Later(rest) => rest.await.map_err(|close| Closed::Garbage(close.reason))?,
         };
-        write_chunks(&mut write, chunks.unwrap_or_default()).await?;
-    }
-    Ok(())
-}
-
-async fn write_chunks(write: &mut OwnedWriteHalf, chunks: Vec<Bytes>) -> Result<(), Closed> {
-    const SLICES_MAX: usize = 64;
-    let mut chunks: VecDeque<Bytes> = chunks.into_iter().filter(|chunk| !chunk.is_empty()).collect();
-    while !chunks.is_empty() {
-        let slices: Vec<_> = chunks.iter().take(SLICES_MAX).map(|chunk| IoSlice::new(chunk)).collect();
-        let Ok(written) = timeout(STALLED, write.write_vectored(&slices)).await else { return Err(Closed::Stalled) };
-        let mut written = written?;
-        if written == 0 {
-            return Err(Closed::Io(io::ErrorKind::WriteZero.into()));
-        }
-        while let Some(first) = chunks.front_mut().filter(|_| written > 0) {
-            let taken = written.min(first.len());
-            first.advance(taken);
-            written -= taken;
-            if first.is_empty() {
-                chunks.pop_front();
-            }
-        }
+        send::send(&mut write, chunks.unwrap_or_default()).await?;
     }
     Ok(())
 }

@@ -3,16 +3,24 @@
 #[path = "../../../mainstem-server/src/kafka_listener.rs"]
 mod kafka_listener;
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes, BytesMut};
-use mainstem_broker::BrokerConfig;
-use mainstem_kafka_wire::messages::{ApiVersionsRequest, decode_response, encode_request, split_response};
+use mainstem_broker::{Broker, BrokerConfig};
+use mainstem_disk::{RealDisk, SystemClock, SystemRandom};
+use mainstem_kafka_wire::fetch::FetchResponse;
+use mainstem_kafka_wire::messages::create_topics_request::CreatableTopic;
+use mainstem_kafka_wire::messages::{
+    ApiVersionsRequest, CreateTopicsRequest, decode_response, encode_request, split_response,
+};
 use mainstem_kafka_wire::produce::{ProduceRequest, ProduceResponse};
+use mainstem_log::{Log, LogConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::rig::{Rig, batch, batch_of, one_partition};
+use crate::rig::{Rig, batch, batch_of, fetch_of, one_partition, topic, values_of};
 
 struct Door {
     rig: Rig,
@@ -122,4 +130,76 @@ async fn connections_are_limited_and_end_with_the_server() {
     assert_eq!(first.read(&mut [0; 1]).await.unwrap_or(0), 0, "the server ends");
     door.serving.await.expect("no panic");
     assert_eq!(door.rig.broker().counters().connections, 0);
+}
+
+/// Reads an answer in pieces with pauses, so that the sender has to wait again and again.
+async fn frame_slowly(stream: &mut TcpStream) -> Bytes {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).await.expect("an answer");
+    let mut frame = BytesMut::zeroed(usize::try_from(i32::from_be_bytes(length)).expect("positive"));
+    for piece in frame.chunks_mut(400_000) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        stream.read_exact(piece).await.expect("the whole answer");
+    }
+    frame.freeze()
+}
+
+/// Large batches leave from their file, small ones from memory, several partitions in one answer.
+async fn fetches_large_batches(broker: &Broker) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let shutdown = CancellationToken::new();
+    let serving = tokio::spawn(kafka_listener::serve(listener, broker.clone(), shutdown.clone()));
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    let asked = CreatableTopic::default().with_name(topic("t")).with_num_partitions(3).with_replication_factor(1);
+    let create = CreateTopicsRequest::default().with_topics(vec![asked]).with_timeout_ms(1000);
+    stream.write_all(&encode_request(5, 1, None, &create).expect("encodes")).await.expect("sent");
+    frame(&mut stream).await;
+    let sizes = |partition: i32| move |n: i32| if partition == 1 || n % 50 == 49 { 100 } else { 15_000 + n };
+    for partition in 0..3 {
+        for n in 0..200 {
+            let value = "x".repeat(usize::try_from(sizes(partition)(n)).expect("positive"));
+            let request = ProduceRequest { acks: -1, ..one_partition("t", partition, batch(&[&value])) };
+            stream.write_all(&produce_frame(&request, 2)).await.expect("sent");
+            frame(&mut stream).await;
+        }
+    }
+    let mut next = [0i64; 3];
+    while next.iter().any(|next| *next < 200) {
+        let request = fetch_of(&[("t", 0, next[0]), ("t", 1, next[1]), ("t", 2, next[2])]);
+        stream.write_all(&request.encode(12, 3, None).expect("encodes")).await.expect("sent");
+        let (_, message) = split_response(1, frame_slowly(&mut stream).await).expect("a header");
+        let response = FetchResponse::decode(12, message).expect("decodes");
+        let before = next;
+        for answer in response.topics.iter().flat_map(|topic| &topic.partitions) {
+            let partition = usize::try_from(answer.partition).expect("positive");
+            for value in values_of(&answer.records.concat().into()) {
+                let n = i32::try_from(next[partition]).expect("few");
+                assert_eq!(value.len(), usize::try_from(sizes(answer.partition)(n)).expect("positive"));
+                next[partition] += 1;
+            }
+        }
+        assert!(next > before, "it gets on: {next:?}");
+    }
+    assert_eq!(next, [200; 3]);
+    shutdown.cancel();
+    serving.await.expect("it ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_batches_are_sent_from_their_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let clock = Arc::new(SystemClock::default());
+    let disk = Arc::new(RealDisk::new(directory.path()).expect("a directory"));
+    let (log, _) = Log::open(disk, clock.clone(), LogConfig::default()).expect("it opens");
+    let threads = log.start();
+    let broker = Broker::open(log, BrokerConfig::default(), clock, Arc::new(SystemRandom)).expect("it opens");
+    fetches_large_batches(&broker).await;
+    drop(threads);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_batches_are_read_where_the_kernel_cannot_send_them() {
+    let rig = Rig::new();
+    fetches_large_batches(rig.broker()).await;
 }

@@ -10,30 +10,42 @@ use crate::wire::{
     LeaderIdAndEpoch, NodeEndpoint, Reader, WireError, Writer, leader_value, node_endpoints_value, tagged_value,
 };
 
+/// A piece of a frame: in memory, or somewhere else until it is sent.
+pub trait Piece: Clone + From<Bytes> {
+    /// Bytes that it has on the wire.
+    fn wire_bytes(&self) -> usize;
+}
+
+impl Piece for Bytes {
+    fn wire_bytes(&self) -> usize {
+        self.len()
+    }
+}
+
 /// What was read. Fields that a version lacks have the values of `default`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FetchResponse {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchResponse<P = Bytes> {
     pub throttle_time_ms: i32,
     /// From version 7.
     pub error_code: i16,
     /// From version 7; 0 for no session.
     pub session_id: i32,
-    pub topics: Vec<FetchTopicResponse>,
+    pub topics: Vec<FetchTopicResponse<P>>,
     /// From version 16: where the leaders named by partitions listen.
     pub node_endpoints: Vec<NodeEndpoint>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FetchTopicResponse {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchTopicResponse<P = Bytes> {
     /// Up to version 12.
     pub name: StrBytes,
     /// From version 13.
     pub topic_id: Uuid,
-    pub partitions: Vec<FetchPartitionResponse>,
+    pub partitions: Vec<FetchPartitionResponse<P>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FetchPartitionResponse {
+pub struct FetchPartitionResponse<P = Bytes> {
     pub partition: i32,
     pub error_code: i16,
     pub high_watermark: i64,
@@ -51,10 +63,23 @@ pub struct FetchPartitionResponse {
     /// From version 11; -1 for this broker.
     pub preferred_read_replica: i32,
     /// Whole batches, in pieces that are sent one after the other. Null on the wire reads as no piece.
-    pub records: Vec<Bytes>,
+    pub records: Vec<P>,
 }
 
-impl Default for FetchPartitionResponse {
+impl<P> Default for FetchResponse<P> {
+    fn default() -> Self {
+        let (topics, node_endpoints) = (Vec::new(), Vec::new());
+        FetchResponse { throttle_time_ms: 0, error_code: 0, session_id: 0, topics, node_endpoints }
+    }
+}
+
+impl<P> Default for FetchTopicResponse<P> {
+    fn default() -> Self {
+        FetchTopicResponse { name: StrBytes::default(), topic_id: Uuid::nil(), partitions: Vec::new() }
+    }
+}
+
+impl<P> Default for FetchPartitionResponse<P> {
     fn default() -> Self {
         FetchPartitionResponse {
             partition: 0,
@@ -91,15 +116,15 @@ pub struct SnapshotId {
 }
 
 /// The frame in the making, and the places where record sets go into it.
-struct Chunks {
+struct Chunks<P> {
     writer: Writer,
-    records: Vec<(usize, Bytes)>,
+    records: Vec<(usize, P)>,
 }
 
-impl FetchResponse {
-    /// The whole frame with its length, as chunks to be written one after the other. The chunks that hold records are the
-    /// `Bytes` of [`FetchPartitionResponse::records`]; all others are slices of one small buffer.
-    pub fn encode(&self, version: i16, correlation_id: i32) -> Result<Vec<Bytes>, WireError> {
+impl<P: Piece> FetchResponse<P> {
+    /// The whole frame with its length, as pieces to be sent one after the other. Those that hold records are the pieces of
+    /// [`FetchPartitionResponse::records`]; all others are slices of one small buffer.
+    pub fn encode(&self, version: i16, correlation_id: i32) -> Result<Vec<P>, WireError> {
         let is_flexible = check_version(version)?;
         let mut chunks = Chunks { writer: begin_response(i16::from(is_flexible), correlation_id), records: Vec::new() };
         let writer = &mut chunks.writer;
@@ -121,7 +146,9 @@ impl FetchResponse {
         }
         chunks.finish()
     }
+}
 
+impl FetchResponse {
     /// Reads the message that follows the response header.
     pub fn decode(version: i16, message: Bytes) -> Result<FetchResponse, WireError> {
         let mut reader = Reader::new(message, check_version(version)?);
@@ -149,9 +176,9 @@ impl FetchResponse {
     }
 }
 
-impl Chunks {
-    fn finish(mut self) -> Result<Vec<Bytes>, WireError> {
-        let records_bytes: usize = self.records.iter().map(|(_, records)| records.len()).sum();
+impl<P: Piece> Chunks<P> {
+    fn finish(mut self) -> Result<Vec<P>, WireError> {
+        let records_bytes: usize = self.records.iter().map(|(_, records)| records.wire_bytes()).sum();
         if i32::try_from(self.writer.out.len() + records_bytes).is_err() {
             return Err(WireError::Encode("a fetch response is below 2 GiB".into()));
         }
@@ -161,20 +188,20 @@ impl Chunks {
         let mut written = 0;
         for (at, records) in self.records {
             if at > written {
-                chunks.push(rest.split_to(at - written));
+                chunks.push(rest.split_to(at - written).into());
                 written = at;
             }
             chunks.push(records);
         }
         if !rest.is_empty() {
-            chunks.push(rest);
+            chunks.push(rest.into());
         }
         Ok(chunks)
     }
 }
 
-impl FetchPartitionResponse {
-    fn encode(&self, version: i16, writer: &mut Writer, records: &mut Vec<(usize, Bytes)>) {
+impl<P: Piece> FetchPartitionResponse<P> {
+    fn encode(&self, version: i16, writer: &mut Writer, records: &mut Vec<(usize, P)>) {
         writer.i32(self.partition);
         writer.i16(self.error_code);
         writer.i64(self.high_watermark);
@@ -190,8 +217,8 @@ impl FetchPartitionResponse {
         if version >= 11 {
             writer.i32(self.preferred_read_replica);
         }
-        writer.bytes_length(Some(self.records.iter().map(Bytes::len).sum()));
-        let filled = self.records.iter().filter(|piece| !piece.is_empty());
+        writer.bytes_length(Some(self.records.iter().map(P::wire_bytes).sum()));
+        let filled = self.records.iter().filter(|piece| piece.wire_bytes() > 0);
         records.extend(filled.map(|piece| (writer.out.len(), piece.clone())));
         if version >= 12 {
             writer.tagged(&self.tagged_fields());
@@ -221,7 +248,9 @@ impl FetchPartitionResponse {
         }
         fields
     }
+}
 
+impl FetchPartitionResponse {
     fn decode(version: i16, reader: &mut Reader) -> Result<FetchPartitionResponse, WireError> {
         let mut partition = FetchPartitionResponse {
             partition: reader.i32("partition")?,

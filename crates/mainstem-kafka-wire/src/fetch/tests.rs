@@ -292,6 +292,6 @@ fn damaged_messages_are_errors_or_messages_but_never_panics() {
     for version in [-1, 3, 19] {
         let unsupported = WireError::UnsupportedVersion { api_key: 1, version };
         assert_eq!(FetchRequest::decode(version, Bytes::new()), Err(unsupported.clone()));
-        assert_eq!(FetchResponse::default().encode(version, 0), Err(unsupported));
+        assert_eq!(FetchResponse::<Bytes>::default().encode(version, 0), Err(unsupported));
     }
 }
