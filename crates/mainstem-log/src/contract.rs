@@ -378,8 +378,13 @@ impl Default for PartitionConfig {
 pub struct LogConfig {
     /// Size of one commit log file, preallocated and recycled.
     pub commit_file_bytes: u64,
-    /// An entry is at most this large.
+    /// An entry of which each part goes alone is at most this large, and so is every batch.
     pub entry_bytes_max: usize,
+    /// A whole entry is at most this large. Beyond `entry_bytes_max` it is spooled: written in several blocks, of which the
+    /// last publishes it. It is in memory twice while it is written, and all other entries wait.
+    pub atom_bytes_max: usize,
+    /// From this size on the batches of a part are placed: written once, to their segment, which costs a sync of its own.
+    pub placed_bytes_min: usize,
     /// Accepted and not yet durable; beyond it `append` waits.
     pub backlog_bytes_max: usize,
     /// Commit log bytes after which a checkpoint is due.
@@ -397,12 +402,22 @@ impl Default for LogConfig {
         Self {
             commit_file_bytes: 64 << 20,
             entry_bytes_max: 16 << 20,
+            atom_bytes_max: 256 << 20,
+            placed_bytes_min: 256 << 10,
             backlog_bytes_max: 64 << 20,
             checkpoint_bytes: 64 << 20,
             reserve_bytes: 16 << 20,
             index_interval_bytes: 4096,
             compaction_map_bytes: 32 << 20,
         }
+    }
+}
+
+impl LogConfig {
+    /// Space that a spooled entry of so many bytes takes in the commit log, with the files that are begun for it.
+    pub(crate) fn spool_bytes(&self, bytes: usize) -> u64 {
+        let files = 2 * self.commit_file_bytes + self.reserve_bytes + self.backlog_bytes_max as u64;
+        files.saturating_add(bytes as u64)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use mainstem_disk::{Clock, Disk};
+use mainstem_kafka_wire::batch::BatchHeader;
 
 use crate::hold::{Hold, Holds};
 use crate::partition::DamagedAt;
@@ -13,9 +14,9 @@ use crate::recovery::recover;
 use crate::sequence::{Headers, Limits, headers_of};
 use crate::shared::{Listener, Shared};
 use crate::{
-    Accepted, AppendError, CompactionReport, Csn, DeleteRecordsError, Done, Entry, LogConfig, LogCounters, OpenError,
-    OrderStep, PartitionConfig, PartitionState, Read, ReadError, RecoveryReport, RetentionReport, Stopped, Stored,
-    TopicId, TopicPartition, Urgency,
+    Accepted, AppendError, Atomicity, CompactionReport, Csn, DeleteRecordsError, Done, Entry, LogConfig, LogCounters,
+    OpenError, OrderStep, PartitionConfig, PartitionState, Read, ReadError, RecoveryReport, RetentionReport, Stopped,
+    Stored, TopicId, TopicPartition, Urgency,
 };
 
 /// With more segments than this to sync, a stop leaves the checkpoint to the next start.
@@ -91,11 +92,8 @@ impl Log {
     pub fn append(&self, entry: Entry, urgency: Urgency, done: Done) -> Result<Accepted, AppendError> {
         let shared = &*self.shared;
         let bytes: usize = entry.parts.iter().map(|part| part.batches.len()).sum();
-        let limit = shared.config.entry_bytes_max;
-        if bytes > limit {
-            return Err(AppendError::TooLarge { bytes, limit });
-        }
         let headers: Vec<Headers> = entry.parts.iter().map(headers_of).collect();
+        let is_spooled = self.check_size(&entry, bytes, &headers)?;
         let mut sequencer = shared.sequencer.lock();
         loop {
             sequencer.check_running()?;
@@ -113,11 +111,32 @@ impl Log {
         }
         // A disk that cannot say how much is free is not refused for that: writing will tell.
         let available = || shared.storage.disk.available_bytes().unwrap_or(u64::MAX);
-        let limits = Limits { reserve_bytes: shared.config.reserve_bytes, available_bytes: &available };
+        let spool_bytes = if is_spooled { shared.config.spool_bytes(bytes) } else { 0 };
+        let limits = Limits { reserve_bytes: shared.config.reserve_bytes, spool_bytes, available_bytes: &available };
         let accepted = sequencer.accept(entry, &headers, urgency, &limits, done)?;
         drop(sequencer);
         shared.work.notify_one();
         Ok(accepted)
+    }
+
+    /// Whether the entry is too large for a block, and yet may be written, in several.
+    fn check_size(&self, entry: &Entry, bytes: usize, headers: &[Headers]) -> Result<bool, AppendError> {
+        let config = &self.shared.config;
+        if bytes <= config.entry_bytes_max {
+            return Ok(false);
+        }
+        let limit = match entry.atomicity {
+            Atomicity::Whole => config.atom_bytes_max.max(config.entry_bytes_max),
+            Atomicity::EachPart => config.entry_bytes_max,
+        };
+        if bytes > limit {
+            return Err(AppendError::TooLarge { bytes, limit });
+        }
+        let largest = headers.iter().flatten().flatten().map(BatchHeader::total_bytes).max().unwrap_or(0);
+        if largest > config.entry_bytes_max {
+            return Err(AppendError::TooLarge { bytes: largest, limit: config.entry_bytes_max });
+        }
+        Ok(true)
     }
 
     /// [`Log::append`], and waits until the entry is durable and visible. For threads that may block.
@@ -160,7 +179,7 @@ impl Log {
         self.shared.sequencer.lock().has_space(available)
     }
 
-    /// The largest entry that is accepted, in bytes of batches: no batch can be larger.
+    /// The largest entry of which each part goes alone, in bytes of batches: no batch can be larger.
     #[must_use]
     pub fn entry_bytes_max(&self) -> usize {
         self.shared.config.entry_bytes_max

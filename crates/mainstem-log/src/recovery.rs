@@ -8,6 +8,7 @@
 
 mod heal;
 mod scan;
+mod spooled;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,9 +17,10 @@ use std::sync::Arc;
 use mainstem_disk::{Clock, Disk, Open};
 
 use crate::checkpoint::{Checkpoint, CommitPosition, PartitionImage, checkpoint_path};
-use crate::commit::block::{PartHeader, PlacedPart};
+use crate::codec::crc32c;
+use crate::commit::block::{Batches, BlockPart, PartHeader};
 use crate::commit::file::{CommitFiles, DIR, slot_of};
-use crate::commit::writer::{Storage, Tail, Writer, headers};
+use crate::commit::writer::{Bytes, Storage, Tail, Writer, headers, merged};
 use crate::failure::{Failure, at};
 use crate::order::{Order, base_of, order_path};
 use crate::partition::{DamagedAt, Partition};
@@ -26,6 +28,7 @@ use crate::segment::{HeaderScan, OpenSegments, ScanError, Segment, SegmentName, 
 use crate::shared::{Opened, Shared, sync_dirty};
 use crate::{Csn, Damage, LogConfig, OpenError, OrderStep, PartitionConfig, RecoveryReport, TopicId, TopicPartition};
 use scan::{BlockScan, ScannedBlock};
+use spooled::Spooled;
 
 /// Recovery in progress.
 struct Recovery {
@@ -34,6 +37,8 @@ struct Recovery {
     report: RecoveryReport,
     /// Where the next block must be.
     at: CommitPosition,
+    /// What has come of an entry whose last block has not.
+    spooled: Vec<Spooled>,
     deleted: BTreeSet<TopicId>,
     /// Order steps found behind the checkpoint: their entries were durable.
     evidence: Vec<OrderStep>,
@@ -70,6 +75,9 @@ pub(crate) fn recover(
     recovery.judge_suspects();
     recovery.report_stopped();
     recovery.cut_files()?;
+    if recovery.report.damage.is_empty() {
+        recovery.remove_placed_for_nothing()?;
+    }
     let sequence = recovery.finish(&scan, &names, checkpoint.sequence)?;
     let Recovery { storage, writer, report, .. } = recovery;
     let keep_free = config.reserve_bytes.saturating_add(config.backlog_bytes_max as u64);
@@ -104,9 +112,9 @@ fn begin(disk: &dyn Disk, clock: &dyn Clock, names: &Names) -> Result<Checkpoint
     let seed = (clock.wall_ms(), clock.monotonic());
     let mut bytes = seed.0.to_le_bytes().to_vec();
     bytes.extend(seed.1.as_nanos().to_le_bytes());
-    let low = crate::codec::crc32c(&bytes);
+    let low = crc32c(&bytes);
     bytes.reverse();
-    let log_id = u64::from(crate::codec::crc32c(&bytes)) << 32 | u64::from(low);
+    let log_id = u64::from(crc32c(&bytes)) << 32 | u64::from(low);
     let next = CommitPosition { generation: 1, ..CommitPosition::default() };
     Ok(Checkpoint { log_id, next, ..Checkpoint::default() })
 }
@@ -147,12 +155,14 @@ impl Recovery {
             order,
             index_interval: config.index_interval_bytes,
             commit_file_bytes: config.commit_file_bytes,
+            placed_bytes_min: config.placed_bytes_min,
         };
         let mut writer = Writer::new(checkpoint.log_id, checkpoint.next, checkpoint.csn);
         writer.dirty.order_from = checkpoint.order_base;
         let deleted = checkpoint.deleted.iter().copied().collect();
         let (suspects, healed) = (BTreeMap::new(), 0);
-        Ok(Self { storage, writer, report, at: checkpoint.next, deleted, evidence, is_evidence_kept, suspects, healed })
+        let (at, spooled) = (checkpoint.next, Vec::new());
+        Ok(Self { storage, writer, report, at, spooled, deleted, evidence, is_evidence_kept, suspects, healed })
     }
 
     fn load_partitions(&mut self, checkpoint: &Checkpoint) -> Result<(), OpenError> {
@@ -229,23 +239,21 @@ impl Recovery {
     fn replay(&mut self, scan: &mut BlockScan) -> Result<(), OpenError> {
         loop {
             if let Some(block) = scan.next(&self.at)?.filter(|block| self.follows(block)) {
-                self.apply_block(block)?;
+                self.accept(block)?;
                 continue;
             }
             let later = scan.next_after_damage(&self.at)?;
             let proven = self.evidence.iter().map(|step| step.csn).max().unwrap_or_default();
             let file = scan.path(self.at.generation);
             match later {
-                Some(block) => {
-                    let last = Csn(block.header.first.0.saturating_sub(1));
-                    self.lose(last.max(self.writer.applied), Some(&block), &file, self.at.position)?;
-                    self.apply_block(block)?;
-                }
+                Some(block) => self.step_over_damage(block, &file)?,
                 None => {
                     if proven > self.writer.applied {
-                        self.lose(proven, None, &file, self.at.position)?;
+                        // Only the last block of a spooled entry, or what follows it, can be what is lost.
+                        let found = self.take_spooled()?;
+                        self.lose(proven, None, (&file, self.at.position), found)?;
                     } else {
-                        self.report.torn_bytes_cut = scan.torn_bytes(&self.at)?;
+                        self.report.torn_bytes_cut = self.forget_spooled() + scan.torn_bytes(&self.at)?;
                     }
                     break;
                 }
@@ -258,23 +266,13 @@ impl Recovery {
 
     /// Whether a block with the right number and generation continues the chain.
     fn follows(&self, block: &ScannedBlock) -> bool {
-        block.header.previous_crc == self.at.previous_crc && block.header.first == self.writer.applied.next()
+        block.header.previous_crc == self.at.previous_crc
+            && block.header.first == self.writer.applied.next()
+            && block.header.spool.continues != self.spooled.is_empty()
     }
 
-    fn apply_block(&mut self, block: ScannedBlock) -> Result<(), OpenError> {
-        let mut steps = Vec::new();
-        for entry in &block.payload.entries {
-            for part in &entry.parts {
-                let batches = block.bytes.get(part.batches.clone()).unwrap_or_default();
-                if self.apply_part(entry.csn, part, batches)? {
-                    let (partition, end_offset) = (part.header.to, part.header.end_offset);
-                    steps.push(OrderStep { csn: entry.csn, partition, end_offset });
-                }
-            }
-            self.report.entries_applied += 1;
-        }
-        self.append_order(&steps)?;
-        self.writer.applied = block.header.last;
+    /// Takes in the block that follows: applies it, or keeps it until its entry is whole.
+    fn accept(&mut self, block: ScannedBlock) -> Result<(), OpenError> {
         self.at = CommitPosition {
             generation: block.generation,
             slot: 0,
@@ -282,7 +280,34 @@ impl Recovery {
             block_number: block.header.number + 1,
             previous_crc: block.crc,
         };
+        let (last, has_more) = (block.header.last, block.header.spool.has_more);
+        if has_more || !self.spooled.is_empty() {
+            self.spooled.push(Spooled::Block(block));
+        } else {
+            self.report.entries_applied += block.payload.entries.len() as u64;
+            let steps = self.apply_parts(&block)?;
+            self.append_order(&steps)?;
+        }
+        if !has_more {
+            let steps = self.take_spooled()?;
+            self.append_order(&merged(steps))?;
+            self.writer.applied = last;
+        }
         Ok(())
+    }
+
+    /// Applies the parts of a block; answers their steps.
+    fn apply_parts(&mut self, block: &ScannedBlock) -> Result<Vec<OrderStep>, OpenError> {
+        let mut steps = Vec::new();
+        for (csn, part) in
+            block.payload.entries.iter().flat_map(|entry| entry.parts.iter().map(|part| (entry.csn, part)))
+        {
+            if self.apply_part(csn, part, &block.bytes)? {
+                let (partition, end_offset) = (part.header.to, part.header.end_offset);
+                steps.push(OrderStep { csn, partition, end_offset });
+            }
+        }
+        Ok(steps)
     }
 
     /// Steps that recovery applies again stand where they stood; only a new file, or lost entries, moves them.
@@ -302,7 +327,7 @@ impl Recovery {
         Ok(())
     }
 
-    fn apply_part(&mut self, csn: Csn, part: &PlacedPart, batches: &[u8]) -> Result<bool, OpenError> {
+    fn apply_part(&mut self, csn: Csn, part: &BlockPart, payload: &[u8]) -> Result<bool, OpenError> {
         let header = &part.header;
         if self.deleted.contains(&header.to.topic) {
             return Ok(false);
@@ -321,12 +346,44 @@ impl Recovery {
             self.stop(header.to, &place);
             return Ok(false);
         }
-        if !follow_one_another(header, batches) {
+        let placed;
+        let batches = match &part.batches {
+            Batches::Inline(range) => Bytes::Missing(payload.get(range.clone()).unwrap_or_default()),
+            Batches::Placed { crc } => {
+                let Some(read) = self.read_placed(header, *crc)? else {
+                    let path = SegmentName::first(header.segment).path(header.to, "log");
+                    self.stop(header.to, &format!("{path} at byte {}", header.position));
+                    return Ok(false);
+                };
+                placed = read;
+                Bytes::There(&placed)
+            }
+        };
+        let (Bytes::Missing(bytes) | Bytes::There(bytes)) = batches;
+        if !follow_one_another(header, bytes) {
             let place = format!("an entry whose batches are not those of offsets {} on at byte 0", header.base_offset);
             self.stop(header.to, &place);
             return Ok(false);
         }
         Ok(self.writer.apply_part(&self.storage, csn, header, batches)?)
+    }
+
+    /// The batches of a placed part, if they are what was synced before their block was written.
+    fn read_placed(&mut self, header: &PartHeader, crc: u32) -> Result<Option<Vec<u8>>, OpenError> {
+        let path = SegmentName::first(header.segment).path(header.to, "log");
+        let file = match self.storage.disk.open(&path, Open::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Failure { place: path, source }.into()),
+        };
+        let len = u64::from(header.length);
+        if file.len().map_err(at(&path))?.checked_sub(len).is_none_or(|room| room < header.position) {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; header.length as usize];
+        file.read_exact_at(&mut bytes, header.position).map_err(at(&path))?;
+        self.report.bytes_scanned += len;
+        Ok((crc32c(&bytes) == crc).then_some(bytes))
     }
 
     /// Partitions without an entry behind the lost ones have no proof.
@@ -385,6 +442,25 @@ impl Recovery {
                     file.set_len(active.len()).map_err(at(&path))?;
                     let key = (*id, active.name());
                     self.writer.dirty.segments.insert(key, Arc::clone(active));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A partition without any entry may have files: batches were placed for its first one, which never came.
+    fn remove_placed_for_nothing(&mut self) -> Result<(), OpenError> {
+        let disk = Arc::clone(&self.storage.disk);
+        for id in self.partitions_on_disk()? {
+            if self.writer.tails.contains_key(&id) {
+                continue;
+            }
+            let dir = partition_dir(id);
+            for file in disk.list(&dir).map_err(at(&dir))? {
+                if SegmentName::of_file(&file.name).is_some() {
+                    let path = format!("{dir}/{}", file.name);
+                    disk.remove_file(&path).map_err(at(&path))?;
+                    self.writer.dirty.directories.insert(id);
                 }
             }
         }

@@ -114,6 +114,8 @@ pub(crate) fn headers_of(part: &Part) -> Headers {
 /// What the sequencer needs to know besides its own state.
 pub(crate) struct Limits<'a> {
     pub(crate) reserve_bytes: u64,
+    /// What a spooled entry needs besides, in the commit log.
+    pub(crate) spool_bytes: u64,
     pub(crate) available_bytes: &'a dyn Fn() -> u64,
 }
 
@@ -137,7 +139,7 @@ impl Sequencer {
         let has_new = plans.iter().any(is_new);
         if has_new {
             let parts = entry.parts.len() as u64;
-            self.check_space(new_bytes as u64 + parts * PART_OVERHEAD_BYTES, urgency, limits)?;
+            self.check_space(new_bytes as u64 + limits.spool_bytes + parts * PART_OVERHEAD_BYTES, urgency, limits)?;
         }
         for condition in &entry.conditions {
             if let Condition::Guard(guard) = condition {

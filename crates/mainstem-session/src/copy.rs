@@ -13,7 +13,7 @@ use crate::values::{Cells, RowEncoder, column_from_text};
 
 /// Rows that become one batch.
 const BATCH_ROWS: usize = 8192;
-/// An entry of the log holds 16 MiB, and rows take more as JSON than as lines.
+/// All of it is one write, and rows take more as JSON than as lines.
 const BYTES_MAX: usize = 64 << 20;
 
 /// Rows on their way in.

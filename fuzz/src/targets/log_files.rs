@@ -32,6 +32,8 @@ fn config() -> LogConfig {
     LogConfig {
         commit_file_bytes: 8 << 10,
         entry_bytes_max: 64 << 10,
+        atom_bytes_max: 64 << 10,
+        placed_bytes_min: 2 << 10,
         backlog_bytes_max: 64 << 10,
         checkpoint_bytes: 24 << 10,
         reserve_bytes: 16 << 10,

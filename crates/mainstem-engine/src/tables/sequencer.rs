@@ -21,8 +21,9 @@ use crate::error::EngineError;
 use crate::input_log::{CommitError, Cut, EndOfPartition, OutRecord, OutputCommit, TopicAppend};
 use crate::source_reader::TableCodec;
 
-/// Bytes of records that one entry may hold; the log's limit is 16 MiB with its framing.
-pub(super) const ENTRY_BYTES_MAX: usize = (16 << 20) - (64 << 10);
+/// Bytes of records that one statement or transaction may write: half of what the log takes as one entry, since all of it is in
+/// memory several times on its way.
+pub(super) const ENTRY_BYTES_MAX: usize = 128 << 20;
 /// Row ids from here on are provisional: the row's record has no offset yet.
 pub(super) const PROVISIONAL_ROW_ID: i64 = 1 << 62;
 /// A table's topic has one partition.

@@ -139,12 +139,12 @@ async fn statements_read_other_relations_and_their_own_table() {
 async fn a_statement_larger_than_an_entry_is_refused() {
     let database = Database::new(&["CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR)"]);
     let mut session = Session::default();
-    let sql = "INSERT INTO t SELECT x, repeat('a', 1000) FROM (SELECT unnest(range(0, 20000)) AS x)";
-    let error = database.dml(&mut session, sql).await.expect_err("20 MB");
+    let sql = "INSERT INTO t SELECT x, repeat('a', 1000) FROM (SELECT unnest(range(0, 140000)) AS x)";
+    let error = database.dml(&mut session, sql).await.expect_err("140 MB");
     assert_eq!(error.sqlstate, "54000", "{error}");
-    let smaller = sql.replace("20000", "10000");
-    assert_eq!(database.dml(&mut session, &smaller).await.expect("10 MB").rows_affected, 10_000);
-    assert_eq!(database.rows("SELECT count(*), min(id), max(id) FROM t").await, ["10000|0|9999"]);
+    let smaller = sql.replace("140000", "20000");
+    assert_eq!(database.dml(&mut session, &smaller).await.expect("20 MB").rows_affected, 20_000);
+    assert_eq!(database.rows("SELECT count(*), min(id), max(id) FROM t").await, ["20000|0|19999"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,10 +2,11 @@
 //!
 //! Words: a *block* is what one group commit writes, at a multiple of [`ALIGNMENT`]; its header carries the *generation*
 //! of the file it was written for (files are recycled, generations never), the *block number* (counted over all files),
-//! and the CRC of the block before it. `docs/formats/log.md` has it byte by byte.
+//! and the CRC of the block before it. An entry that is too large for a block is *spooled*: it stands in several, alone, and
+//! the last one publishes it. `docs/formats/log.md` has it byte by byte.
 //!
 //! Always true here: block n + 1 is written only after block n is durable. So a valid block proves that every block with
-//! a smaller number was durable, and only the newest block can be torn.
+//! a smaller number was durable, and only the newest block can be torn. A spooled entry without its last block is nothing.
 
 use crate::codec::{Put, Take, crc32c};
 use crate::{Csn, TopicPartition};
@@ -14,15 +15,41 @@ use crate::{Csn, TopicPartition};
 pub(crate) const HEADER_BYTES: usize = 72;
 /// Blocks begin at multiples of this, so that a torn write never touches the block before.
 pub(crate) const ALIGNMENT: usize = 512;
-/// The version that is written.
-pub(crate) const VERSION: u16 = 1;
+/// The newest version: blocks of spooled entries.
+pub(crate) const VERSION: u16 = 2;
+/// That of all other blocks.
+const WHOLE_VERSION: u16 = 1;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"MSCL");
 const INLINE: u32 = 0;
+const PLACED: u32 = 1;
+const CONTINUES: u16 = 1;
+const HAS_MORE: u16 = 2;
+
+/// Which part of a spooled entry a block holds; neither, and it holds whole entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Spool {
+    /// The entry begins in an earlier block.
+    pub(crate) continues: bool,
+    /// The entry goes on in the next block.
+    pub(crate) has_more: bool,
+}
+
+impl Spool {
+    fn flags(self) -> u16 {
+        (if self.continues { CONTINUES } else { 0 }) | (if self.has_more { HAS_MORE } else { 0 })
+    }
+
+    fn of_flags(flags: u16) -> Option<Self> {
+        let spool = Self { continues: flags & CONTINUES != 0, has_more: flags & HAS_MORE != 0 };
+        (spool.flags() == flags).then_some(spool)
+    }
+}
 
 /// The header of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BlockHeader {
+    pub(crate) spool: Spool,
     pub(crate) log_id: u64,
     pub(crate) generation: u64,
     pub(crate) number: u64,
@@ -52,8 +79,9 @@ impl BlockHeader {
     pub(crate) fn write(&self, block: &mut [u8]) -> u32 {
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
         bytes.put_u32(MAGIC);
-        bytes.put(&VERSION.to_le_bytes());
-        bytes.put(&[0, 0]);
+        let version = if self.spool == Spool::default() { WHOLE_VERSION } else { VERSION };
+        bytes.put(&version.to_le_bytes());
+        bytes.put(&self.spool.flags().to_le_bytes());
         bytes.put_u64(self.log_id);
         bytes.put_u64(self.generation);
         bytes.put_u64(self.number);
@@ -82,8 +110,10 @@ impl BlockHeader {
             return None;
         }
         let version = take.u16()?;
-        take.u16()?;
+        let flags = take.u16()?;
+        let spool = if version <= WHOLE_VERSION { Some(Spool::default()) } else { Spool::of_flags(flags) };
         let header = BlockHeader {
+            spool: spool.unwrap_or_default(),
             log_id: take.u64()?,
             generation: take.number()?,
             number: take.number()?,
@@ -98,7 +128,7 @@ impl BlockHeader {
         if crc != crc32c(bytes.get(..HEADER_BYTES - 4)?) {
             return None;
         }
-        if version > VERSION {
+        if version > VERSION || spool.is_none() {
             return Some(Parsed::Later(version));
         }
         Some(Parsed::Header(header, crc))
@@ -122,18 +152,27 @@ pub(crate) struct PartHeader {
     pub(crate) length: u32,
 }
 
-/// A part with the place of its batches in the block's payload.
+/// Where the batches of a part stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PlacedPart {
+pub(crate) enum Batches {
+    /// In the block's payload.
+    Inline(std::ops::Range<usize>),
+    /// In the segment, synced before the block was written. The CRC is that of their bytes.
+    Placed { crc: u32 },
+}
+
+/// A part of an entry, read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BlockPart {
     pub(crate) header: PartHeader,
-    pub(crate) batches: std::ops::Range<usize>,
+    pub(crate) batches: Batches,
 }
 
 /// An entry of a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BlockEntry {
     pub(crate) csn: Csn,
-    pub(crate) parts: Vec<PlacedPart>,
+    pub(crate) parts: Vec<BlockPart>,
 }
 
 /// What a block holds besides its header.
@@ -183,16 +222,26 @@ impl<'a> BlockBuilder<'a> {
 
     /// Adds a part; answers where its batches stand in the buffer, for patching and for the copy to the segment.
     pub(crate) fn part(&mut self, header: &PartHeader, batches: &[u8]) -> std::ops::Range<usize> {
+        self.part_header(header, INLINE);
+        let start = self.buffer.len();
+        self.buffer.put(batches);
+        start..self.buffer.len()
+    }
+
+    /// Adds a part whose batches, with this CRC, are synced in their segment before the block is written.
+    pub(crate) fn placed(&mut self, header: &PartHeader, crc: u32) {
+        self.part_header(header, PLACED);
+        self.buffer.put_u32(crc);
+    }
+
+    fn part_header(&mut self, header: &PartHeader, kind: u32) {
         self.buffer.put_partition(header.to);
-        self.buffer.put_u32(INLINE);
+        self.buffer.put_u32(kind);
         self.buffer.put_i64(header.base_offset);
         self.buffer.put_i64(header.end_offset);
         self.buffer.put_i64(header.segment);
         self.buffer.put_u64(header.position);
         self.buffer.put_u32(header.length);
-        let start = self.buffer.len();
-        self.buffer.put(batches);
-        start..self.buffer.len()
     }
 
     /// Bytes so far, without the padding.
@@ -238,7 +287,7 @@ fn take_payload(take: &mut Take<'_>) -> Result<Payload, PayloadError> {
         for _ in 0..take.u32().ok_or(SHORT)? {
             let to = take.partition().ok_or(SHORT)?;
             let kind = take.u32().ok_or(SHORT)?;
-            if kind != INLINE {
+            if kind > PLACED {
                 return Err(PayloadError::LaterKind(kind));
             }
             let header = PartHeader {
@@ -249,9 +298,14 @@ fn take_payload(take: &mut Take<'_>) -> Result<Payload, PayloadError> {
                 position: take.number().ok_or(SHORT)?,
                 length: take.u32().ok_or(SHORT)?,
             };
-            let start = take.position();
-            take.bytes(header.length as usize).ok_or(SHORT)?;
-            parts.push(PlacedPart { header, batches: start..take.position() });
+            let batches = if kind == PLACED {
+                Batches::Placed { crc: take.u32().ok_or(SHORT)? }
+            } else {
+                let start = take.position();
+                take.bytes(header.length as usize).ok_or(SHORT)?;
+                Batches::Inline(start..take.position())
+            };
+            parts.push(BlockPart { header, batches });
         }
         parsed.entries.push(BlockEntry { csn, parts });
     }
@@ -271,6 +325,7 @@ mod tests {
         let part = PartHeader { to, base_offset: 40, end_offset: 42, segment: 0, position: 800, length: 5 };
         assert_eq!(builder.part(&part, b"hello").len(), 5);
         let header = BlockHeader {
+            spool: Spool::default(),
             log_id: 1,
             generation: 2,
             number: 3,
@@ -296,7 +351,27 @@ mod tests {
         assert_eq!(crc32c(payload), header.payload_crc);
         let parsed = parse_payload(payload).unwrap();
         assert_eq!(parsed.ends_before.len(), 1);
-        assert_eq!(&payload[parsed.entries[0].parts[0].batches.clone()], b"hello");
+        let Batches::Inline(range) = &parsed.entries[0].parts[0].batches else { panic!("it is inline") };
+        assert_eq!(&payload[range.clone()], b"hello");
+    }
+
+    #[test]
+    fn a_block_of_a_spooled_entry_says_which() {
+        let (mut bytes, header) = block();
+        for (continues, has_more) in [(false, true), (true, true), (true, false)] {
+            let header = BlockHeader { spool: Spool { continues, has_more }, ..header };
+            header.write(&mut bytes);
+            assert_eq!(bytes[4], 2, "earlier programs refuse it by name");
+            let Parsed::Header(read, _) = BlockHeader::parse(&bytes) else { panic!("no header") };
+            assert_eq!(read.spool, header.spool);
+        }
+        header.write(&mut bytes);
+        assert_eq!(bytes[4], 1);
+        bytes[4] = 2;
+        bytes[6] = 4;
+        let crc = crc32c(&bytes[..HEADER_BYTES - 4]);
+        bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(BlockHeader::parse(&bytes), Parsed::Later(2), "a flag that is not known");
     }
 
     #[test]
@@ -329,13 +404,31 @@ mod tests {
     }
 
     #[test]
+    fn a_placed_part_has_a_crc_instead_of_batches() {
+        let to = TopicPartition::new(TopicId(uuid::Uuid::from_u128(7)), 3);
+        let header = PartHeader { to, base_offset: 40, end_offset: 42, segment: 0, position: 800, length: 1 << 20 };
+        let mut buffer = Vec::new();
+        let mut builder = BlockBuilder::new(&mut buffer, &[]);
+        builder.entry(Csn(9), 2);
+        builder.placed(&header, 0xfeed);
+        builder.part(&PartHeader { length: 1, ..header }, b"x");
+        let parsed = parse_payload(&buffer[HEADER_BYTES..]);
+        // The count of entries is filled in when the block is finished.
+        assert_eq!(parsed, Err(PayloadError::Malformed));
+        buffer[HEADER_BYTES + 4] = 1;
+        let parts = parse_payload(&buffer[HEADER_BYTES..]).unwrap().entries.remove(0).parts;
+        assert_eq!((parts[0].header, &parts[0].batches), (header, &Batches::Placed { crc: 0xfeed }));
+        assert!(matches!(&parts[1].batches, Batches::Inline(range) if range.len() == 1));
+    }
+
+    #[test]
     fn a_part_of_a_later_kind_is_refused_by_name() {
         let (bytes, _) = block();
         let Parsed::Header(header, _) = BlockHeader::parse(&bytes) else { panic!("no header") };
         let mut payload = bytes[HEADER_BYTES..HEADER_BYTES + header.payload_bytes as usize].to_vec();
         let kind_at = 4 + 28 + 4 + 12 + 20;
-        payload[kind_at] = 1;
-        assert_eq!(parse_payload(&payload), Err(PayloadError::LaterKind(1)));
+        payload[kind_at] = 2;
+        assert_eq!(parse_payload(&payload), Err(PayloadError::LaterKind(2)));
         for len in 0..payload.len() {
             assert!(parse_payload(&payload[..len]).is_err());
         }

@@ -6,15 +6,19 @@
 
 pub(crate) mod block;
 pub(crate) mod file;
+mod place;
+mod spool;
 pub(crate) mod writer;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::failure::Failure;
 use crate::sequence::Queued;
 use crate::shared::Shared;
 use crate::{Csn, Stopped, TopicPartition};
+use block::Spool;
 use writer::{Committed, Writer};
 
 /// Batches of one block.
@@ -67,7 +71,12 @@ impl Shared {
             return Ok(Committed::default());
         }
         let mut writer = self.writer.lock();
-        let block = writer.build(entries, self.storage.commit_file_bytes);
+        if let [entry] = entries
+            && entry.bytes > self.config.entry_bytes_max
+        {
+            return self.commit_spooled(&mut writer, entry);
+        }
+        let block = writer.build(&self.storage, entries)?;
         let ready = writer.ready(&*self.storage.disk, &mut self.files.lock());
         if let Err(failure) = ready {
             if !failure.is_full() {
@@ -89,9 +98,31 @@ impl Shared {
         writer.write(&block)?;
         let took = self.clock.monotonic().saturating_sub(started);
         let new = entries.iter().filter(|entry| entry.is_new()).count() as u64;
-        let committed = writer.apply(&self.storage, block)?;
+        let committed = writer.apply(&self.storage, vec![block])?;
         self.publish(&writer, &committed);
         self.counters.add_commit(new, &committed, took);
+        Ok(committed)
+    }
+
+    /// An entry that is too large for a block, in several. The writer is not let go meanwhile: no checkpoint may begin the
+    /// next replay in the middle. Segments get nothing of it before all of it is durable.
+    fn commit_spooled(&self, writer: &mut Writer, entry: &Queued) -> Result<Committed, Failure> {
+        let pieces = spool::pieces_of(&entry.parts, self.config.entry_bytes_max / 2);
+        let mut blocks = Vec::with_capacity(pieces.len());
+        let mut took = Duration::ZERO;
+        for (nth, parts) in pieces.iter().enumerate() {
+            let spool = Spool { continues: nth > 0, has_more: nth + 1 < pieces.len() };
+            let block = writer.build_spooled(&self.storage, entry.csn, parts, spool)?;
+            writer.ready(&*self.storage.disk, &mut self.files.lock())?;
+            let started = self.clock.monotonic();
+            writer.write(&block)?;
+            took += self.clock.monotonic().saturating_sub(started);
+            blocks.push(block);
+        }
+        self.sequencer.lock().forget_space();
+        let committed = writer.apply(&self.storage, blocks)?;
+        self.publish(writer, &committed);
+        self.counters.add_commit(1, &committed, took);
         Ok(committed)
     }
 

@@ -12,15 +12,16 @@ use std::sync::Arc;
 use mainstem_disk::{Disk, DiskFile};
 use mainstem_kafka_wire::batch::{BatchHeader, patch_base_offset, patch_leader_epoch};
 
-use super::block::{ALIGNMENT, BlockBuilder, BlockHeader, PartHeader};
+use super::block::{ALIGNMENT, BlockBuilder, BlockHeader, PartHeader, Spool};
 use super::file::{CommitFiles, slot_path};
+use super::place::Placing;
 use crate::checkpoint::{CommitPosition, PartitionImage, SegmentImage};
 use crate::failure::{Failure, at};
 use crate::order::Order;
 use crate::partition::{DamagedAt, Partition};
 use crate::producer::ProducerTable;
 use crate::segment::{OpenSegments, SEGMENT_BYTES_MAX, ScanError, Segment, SegmentIndex, SegmentName};
-use crate::sequence::Queued;
+use crate::sequence::{Queued, QueuedPart};
 use crate::{Csn, OrderStep, TopicPartition};
 
 /// What writing needs from the rest of the log.
@@ -31,6 +32,7 @@ pub(crate) struct Storage {
     pub(crate) order: Order,
     pub(crate) index_interval: u64,
     pub(crate) commit_file_bytes: u64,
+    pub(crate) placed_bytes_min: usize,
 }
 
 /// The end of one partition.
@@ -41,6 +43,10 @@ pub(crate) struct Tail {
     pub(crate) max_timestamp: i64,
     pub(crate) producers: ProducerTable,
     segment: Option<Arc<Segment>>,
+    /// Segments with placed parts that are not applied.
+    begun: Vec<Arc<Segment>>,
+    /// The segment whose name is known to be durable, by its base offset.
+    named: Option<i64>,
     /// Segment and position after the parts planned so far.
     planned: Option<(i64, u64)>,
     planned_end: i64,
@@ -82,6 +88,15 @@ pub(crate) struct Committed {
 /// The leader epoch of all batches: there is one node, and it never loses what it acknowledged.
 const LEADER_EPOCH: i32 = 0;
 
+/// The bytes of a part that is applied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bytes<'a> {
+    /// They have to be written to the segment.
+    Missing(&'a [u8]),
+    /// They stand there.
+    There(&'a [u8]),
+}
+
 /// A block in memory.
 #[derive(Debug)]
 pub(crate) struct Block {
@@ -89,10 +104,23 @@ pub(crate) struct Block {
     crc: u32,
     pub(crate) last: Csn,
     parts: Vec<(Csn, Vec<Planned>)>,
+    placed_bytes: u64,
 }
 
-/// A part with its place in the block's bytes.
-type Planned = (PartHeader, std::ops::Range<usize>);
+/// A part, and where its batches are until it is applied.
+#[derive(Debug)]
+struct Planned {
+    header: PartHeader,
+    batches: PlannedBatches,
+}
+
+#[derive(Debug)]
+enum PlannedBatches {
+    /// In the block's bytes.
+    Inline(std::ops::Range<usize>),
+    /// In their segment, and here.
+    Placed(Vec<u8>),
+}
 
 impl Tail {
     pub(crate) fn new(partition: Arc<Partition>) -> Self {
@@ -102,6 +130,8 @@ impl Tail {
             max_timestamp: -1,
             producers: ProducerTable::default(),
             segment: None,
+            begun: Vec::new(),
+            named: None,
             planned: None,
             planned_end: 0,
         }
@@ -112,12 +142,67 @@ impl Tail {
         let segment = partition.segments().last().cloned();
         let planned = segment.as_ref().map(|segment| (segment.base_offset, segment.len()));
         let max_timestamp = partition.max_timestamp();
-        Self { partition, end_offset, max_timestamp, producers, segment, planned, planned_end: end_offset }
+        let begun = Vec::new();
+        Self {
+            partition,
+            end_offset,
+            max_timestamp,
+            producers,
+            segment,
+            begun,
+            named: None,
+            planned,
+            planned_end: end_offset,
+        }
     }
 
     /// The active segment and its length.
     pub(crate) fn segment(&self) -> Option<(i64, u64)> {
         self.segment.as_ref().map(|segment| (segment.base_offset, segment.len()))
+    }
+
+    /// The segment that a part is applied to, begun when it is not there yet.
+    fn segment_for(
+        &mut self,
+        storage: &Storage,
+        dirty: &mut Dirty,
+        header: &PartHeader,
+    ) -> Result<Arc<Segment>, Failure> {
+        if let Some(segment) = self.segment.as_ref().filter(|segment| segment.base_offset == header.segment) {
+            return Ok(Arc::clone(segment));
+        }
+        let segment = self.begin(storage, header)?;
+        self.begun.retain(|begun| begun.base_offset > header.segment);
+        self.partition.add_segment(Arc::clone(&segment));
+        self.segment = Some(Arc::clone(&segment));
+        dirty.directories.insert(header.to);
+        Ok(segment)
+    }
+
+    /// The segment that a part is placed in. A new one is nobody else's before the part is applied.
+    pub(super) fn segment_to_place(&mut self, storage: &Storage, header: &PartHeader) -> Result<Arc<Segment>, Failure> {
+        if let Some(segment) = self.segment.as_ref().filter(|segment| segment.base_offset == header.segment) {
+            return Ok(Arc::clone(segment));
+        }
+        let segment = self.begin(storage, header)?;
+        if self.begun.iter().all(|begun| begun.base_offset != header.segment) {
+            self.begun.push(Arc::clone(&segment));
+        }
+        Ok(segment)
+    }
+
+    fn begin(&self, storage: &Storage, header: &PartHeader) -> Result<Arc<Segment>, Failure> {
+        if let Some(segment) = self.begun.iter().find(|begun| begun.base_offset == header.segment) {
+            return Ok(Arc::clone(segment));
+        }
+        let segment = Arc::new(Segment::new(header.to, header.segment, 0, -1));
+        storage.segments.create(&segment).map_err(at(&segment.path()))?;
+        Ok(segment)
+    }
+
+    /// Whether the name of this segment may not be durable; from now on the caller sees to it.
+    pub(super) fn take_unnamed(&mut self, segment: i64) -> bool {
+        self.named.replace(segment) != Some(segment)
     }
 
     fn plan(&mut self, base_offset: i64, end_offset: i64, length: usize) -> PartHeader {
@@ -149,29 +234,63 @@ impl Writer {
         }
     }
 
-    /// Builds the block of these entries in memory. Nothing is written.
-    pub(crate) fn build(&mut self, entries: &[Queued], file_bytes: u64) -> Block {
+    /// Builds the block of these entries in memory. Large parts are placed.
+    pub(crate) fn build(&mut self, storage: &Storage, entries: &[Queued]) -> Result<Block, Failure> {
+        let new: Vec<(Csn, &[QueuedPart])> =
+            entries.iter().filter(|entry| entry.is_new()).map(|entry| (entry.csn, &*entry.parts)).collect();
+        self.build_block(storage, &new, Spool::default())
+    }
+
+    /// Builds a block of a spooled entry: some of its parts, or parts of them.
+    pub(crate) fn build_spooled(
+        &mut self,
+        storage: &Storage,
+        csn: Csn,
+        parts: &[QueuedPart],
+        spool: Spool,
+    ) -> Result<Block, Failure> {
+        self.build_block(storage, &[(csn, parts)], spool)
+    }
+
+    fn build_block(
+        &mut self,
+        storage: &Storage,
+        entries: &[(Csn, &[QueuedPart])],
+        spool: Spool,
+    ) -> Result<Block, Failure> {
+        let mut placing = Placing::default();
         let mut buffer = std::mem::take(&mut self.buffer);
-        let mut builder = BlockBuilder::new(&mut buffer, &self.ends_before);
+        // The first block of a spooled entry says where the block before stood; what follows the last says it of all.
+        let ends_before: &[_] = if spool.continues { &[] } else { &self.ends_before };
+        let mut builder = BlockBuilder::new(&mut buffer, ends_before);
         let mut parts: Vec<(Csn, Vec<Planned>)> = Vec::new();
-        for entry in entries.iter().filter(|entry| entry.is_new()) {
-            let kept: Vec<_> = entry.parts.iter().filter(|part| !part.partition.is_deleted()).collect();
-            builder.entry(entry.csn, kept.len());
+        for (csn, queued) in entries {
+            let kept: Vec<_> = queued.iter().filter(|part| !part.partition.is_deleted()).collect();
+            builder.entry(*csn, kept.len());
             let mut planned = Vec::with_capacity(kept.len());
             for part in kept {
                 let tail =
                     self.tails.entry(part.partition.id).or_insert_with(|| Tail::new(Arc::clone(&part.partition)));
                 let header = tail.plan(part.base_offset, part.end_offset, part.batches.len());
-                let range = builder.part(&header, &part.batches);
-                patch(builder.bytes_mut(range.clone()), part.base_offset);
-                planned.push((header, range));
+                let is_large = part.batches.len() >= storage.placed_bytes_min;
+                let placed = if is_large { placing.place(storage, tail, &header, &part.batches)? } else { None };
+                let batches = if let Some((bytes, crc)) = placed {
+                    builder.placed(&header, crc);
+                    PlannedBatches::Placed(bytes)
+                } else {
+                    let range = builder.part(&header, &part.batches);
+                    patch(builder.bytes_mut(range.clone()), part.base_offset);
+                    PlannedBatches::Inline(range)
+                };
+                planned.push(Planned { header, batches });
             }
-            parts.push((entry.csn, planned));
+            parts.push((*csn, planned));
         }
         let first = parts.first().map_or(self.applied, |(csn, _)| *csn);
         let last = parts.last().map_or(self.applied, |(csn, _)| *csn);
         assert!(parts.is_empty() || first == self.applied.next(), "CSNs are dense");
         let header = BlockHeader {
+            spool,
             log_id: self.log_id,
             generation: self.next.generation,
             number: self.next.block_number,
@@ -183,9 +302,10 @@ impl Writer {
             payload_crc: 0,
         };
         let total = (builder.len() as u64).next_multiple_of(ALIGNMENT as u64);
-        let header = BlockHeader { generation: self.place(total, file_bytes), ..header };
+        let header = BlockHeader { generation: self.place(total, storage.commit_file_bytes), ..header };
         let crc = builder.finish(header);
-        Block { bytes: buffer, crc, last, parts }
+        placing.sync(&*storage.disk)?;
+        Ok(Block { bytes: buffer, crc, last, parts, placed_bytes: placing.bytes })
     }
 
     /// Moves to the next generation when the block does not fit the file.
@@ -221,61 +341,68 @@ impl Writer {
         self.next.position += block.bytes.len() as u64;
         self.next.block_number += 1;
         self.next.previous_crc = block.crc;
-        self.since_checkpoint += block.bytes.len() as u64;
+        // Replay reads what is placed as well.
+        self.since_checkpoint += block.bytes.len() as u64 + block.placed_bytes;
         Ok(())
     }
 
-    /// Copies a durable block to the segments and the order. Readers see nothing of it yet.
-    pub(crate) fn apply(&mut self, storage: &Storage, block: Block) -> Result<Committed, Failure> {
-        let mut committed = Committed { block_bytes: block.bytes.len() as u64, ..Committed::default() };
+    /// Copies a durable block, or all of a spooled entry, to the segments and the order. Readers see nothing of it yet.
+    pub(crate) fn apply(&mut self, storage: &Storage, blocks: Vec<Block>) -> Result<Committed, Failure> {
+        let mut committed = Committed::default();
         let mut steps = Vec::new();
         let mut touched = BTreeSet::new();
-        for (csn, parts) in &block.parts {
-            for (header, range) in parts {
-                let batches = block.bytes.get(range.clone()).unwrap_or_default();
-                if self.apply_part(storage, *csn, header, batches)? {
+        for block in &blocks {
+            committed.block_bytes += block.bytes.len() as u64;
+            for (csn, part) in block.parts.iter().flat_map(|(csn, parts)| parts.iter().map(|part| (*csn, part))) {
+                let header = &part.header;
+                let batches = match &part.batches {
+                    PlannedBatches::Inline(range) => Bytes::Missing(block.bytes.get(range.clone()).unwrap_or_default()),
+                    PlannedBatches::Placed(bytes) => Bytes::There(bytes),
+                };
+                if self.apply_part(storage, csn, header, batches)? {
                     committed.segment_bytes += u64::from(header.length);
-                    steps.push(OrderStep { csn: *csn, partition: header.to, end_offset: header.end_offset });
+                    steps.push(OrderStep { csn, partition: header.to, end_offset: header.end_offset });
                     touched.insert(header.to);
                 }
             }
         }
+        if blocks.len() > 1 {
+            steps = merged(steps);
+        }
         self.append_order(storage, &steps)?;
-        self.applied = block.last;
         committed.advanced =
             touched.into_iter().filter_map(|id| self.tails.get(&id).map(|tail| (id, tail.end_offset))).collect();
         self.ends_before.clone_from(&committed.advanced);
-        self.buffer = block.bytes;
+        if let Some(last) = blocks.into_iter().next_back() {
+            self.applied = last.last;
+            self.buffer = last.bytes;
+        }
         Ok(committed)
     }
 
-    /// Writes a part to its segment, where the header says; doing it twice is harmless. Answers whether it was written:
-    /// parts of deleted partitions are not.
+    /// Writes a part to its segment, where the header says, unless it is there; doing it twice is harmless. Answers whether it
+    /// was applied: parts of deleted partitions are not.
     pub(crate) fn apply_part(
         &mut self,
         storage: &Storage,
         csn: Csn,
         header: &PartHeader,
-        batches: &[u8],
+        bytes: Bytes<'_>,
     ) -> Result<bool, Failure> {
         let Some(tail) = self.tails.get_mut(&header.to) else { return Ok(false) };
         if tail.partition.is_deleted() {
             return Ok(false);
         }
-        let segment = match &tail.segment {
-            Some(segment) if segment.base_offset == header.segment => Arc::clone(segment),
-            _ => {
-                let segment = Arc::new(Segment::new(header.to, header.segment, 0, -1));
-                storage.segments.create(&segment).map_err(at(&segment.path()))?;
-                tail.partition.add_segment(Arc::clone(&segment));
-                tail.segment = Some(Arc::clone(&segment));
-                self.dirty.directories.insert(header.to);
-                segment
-            }
-        };
+        let segment = tail.segment_for(storage, &mut self.dirty, header)?;
         let failed = |source| at(&segment.path())(source);
         let open = storage.segments.open(&segment).map_err(failed)?;
-        open.file.write_at(batches, header.position).map_err(failed)?;
+        let batches = match bytes {
+            Bytes::Missing(batches) => {
+                open.file.write_at(batches, header.position).map_err(failed)?;
+                batches
+            }
+            Bytes::There(batches) => batches,
+        };
         let mut index = open.index.lock();
         if index.is_none() {
             match SegmentIndex::load(&*storage.disk, &segment, &open.file, storage.index_interval) {
@@ -362,6 +489,12 @@ impl Writer {
     }
 }
 
+/// One step for each partition of an entry: where the last of its pieces ends.
+pub(crate) fn merged(steps: Vec<OrderStep>) -> Vec<OrderStep> {
+    let ends: BTreeMap<_, _> = steps.into_iter().map(|step| ((step.csn, step.partition), step.end_offset)).collect();
+    ends.into_iter().map(|((csn, partition), end_offset)| OrderStep { csn, partition, end_offset }).collect()
+}
+
 fn image_of(segment: &Segment) -> SegmentImage {
     SegmentImage {
         name: segment.name(),
@@ -372,7 +505,7 @@ fn image_of(segment: &Segment) -> SegmentImage {
 }
 
 /// Gives the batches in `bytes` their offsets. The CRC of a batch does not cover them.
-fn patch(mut bytes: &mut [u8], mut base_offset: i64) {
+pub(super) fn patch(mut bytes: &mut [u8], mut base_offset: i64) {
     while let Ok(header) = BatchHeader::parse(bytes) {
         patch_base_offset(bytes, base_offset);
         patch_leader_epoch(bytes, LEADER_EPOCH);

@@ -16,20 +16,21 @@ use mainstem_kafka_wire::batch::verify_crc;
 use super::Recovery;
 use super::scan::ScannedBlock;
 use crate::commit::block::PartHeader;
-use crate::commit::writer::Tail;
+use crate::commit::writer::{Bytes, Tail, merged};
 use crate::failure::Failure;
 use crate::partition::{DamagedAt, Partition};
 use crate::segment::{HeaderScan, ScanError, SegmentName};
 use crate::{Csn, Damage, OpenError, OrderStep, PartitionConfig, TopicPartition};
 
 impl Recovery {
-    /// Deals with the entries up to `last`, which are lost at `position` of `file`. `next` is the block behind them.
+    /// Deals with the entries up to `last`, which are lost at `position` of `file`. `next` is the block behind them, `found`
+    /// are the steps of what is there of the first of them.
     pub(super) fn lose(
         &mut self,
         last: Csn,
         next: Option<&ScannedBlock>,
-        file: &str,
-        position: u64,
+        (file, position): (&str, u64),
+        found: Vec<OrderStep>,
     ) -> Result<(), OpenError> {
         self.keep_evidence()?;
         let first = self.writer.applied.next();
@@ -61,17 +62,20 @@ impl Recovery {
                 let is_whole = |step: &OrderStep| {
                     self.writer.tails.get(&step.partition).is_some_and(|tail| tail.end_offset >= step.end_offset)
                 };
-                let steps: Vec<_> = steps.into_iter().filter(is_whole).collect();
-                self.append_order(&steps)?;
+                let steps = found.into_iter().chain(steps).filter(is_whole).collect();
+                self.append_order(&merged(steps))?;
             }
-            None => self.suspect_all(&place)?,
+            None => {
+                self.append_order(&merged(found))?;
+                self.suspect_all(&place)?;
+            }
         }
         self.writer.applied = last;
         Ok(())
     }
 
     /// The steps of the lost entries, if the order has them all.
-    fn evidence_of(&self, first: Csn, last: Csn) -> Option<Vec<OrderStep>> {
+    pub(super) fn evidence_of(&self, first: Csn, last: Csn) -> Option<Vec<OrderStep>> {
         let steps: Vec<OrderStep> =
             self.evidence.iter().filter(|step| step.csn >= first && step.csn <= last).copied().collect();
         let csns: BTreeSet<Csn> = steps.iter().map(|step| step.csn).collect();
@@ -79,7 +83,7 @@ impl Recovery {
     }
 
     /// Nobody knows whose the lost entries were: every partition has to prove that they were not its own.
-    fn suspect_all(&mut self, place: &str) -> Result<(), OpenError> {
+    pub(super) fn suspect_all(&mut self, place: &str) -> Result<(), OpenError> {
         for id in self.partitions_on_disk()? {
             self.tail(id);
         }
@@ -104,7 +108,7 @@ impl Recovery {
         }
         while self.tail(id).end_offset < end && !self.tail(id).partition.is_damaged() {
             let Some((header, bytes)) = self.next_batch_on_disk(id)? else { break };
-            self.writer.apply_part(&self.storage, csn, &header, &bytes)?;
+            self.writer.apply_part(&self.storage, csn, &header, Bytes::There(&bytes))?;
             self.healed += 1;
         }
         let tail = self.tail(id);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use mainstem_disk::{RealDisk, SystemClock};
 use mainstem_log::{
     AppendError, Atomicity, Condition, Csn, Entry, Log, LogConfig, Part, PartError, PartitionConfig, ReadError, Urgency,
@@ -272,4 +273,44 @@ fn many_threads_append_to_a_real_disk_and_nothing_is_lost_or_doubled() {
     assert_eq!(report.last, Csn(800));
     assert_eq!(report.damage, []);
     collect(&log);
+}
+
+#[test]
+fn an_entry_that_is_too_large_for_a_block_is_visible_as_a_whole() {
+    let rig = Rig::new(21);
+    let of = [partition(1, 0), partition(1, 1), partition(2, 0)];
+    let (log, _) = rig.open(&of);
+    append(&log, of[0], "before");
+    let batches = |number: usize| {
+        let all: Vec<u8> = (0..6).flat_map(|i| batch(&[vec![i + 10 * number as u8; 1_500]], 5, None)).collect();
+        Bytes::from(all)
+    };
+    let large = || entry(of.iter().enumerate().map(|(number, id)| (*id, batches(number))).collect());
+    let refused = log.append(Entry { atomicity: Atomicity::EachPart, ..large() }, Urgency::Ordinary, Box::new(|_| {}));
+    assert!(matches!(refused, Err(AppendError::TooLarge { limit: 8_192, .. })), "{refused:?}");
+    let one = entry(vec![(of[0], batch(&[vec![0; 9_000]], 5, None))]);
+    let refused = log.append(one, Urgency::Ordinary, Box::new(|_| {}));
+    assert!(matches!(refused, Err(AppendError::TooLarge { limit: 8_192, .. })), "{refused:?}");
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let advanced = Arc::clone(&heard);
+    log.on_advance(Box::new(move |csn, partitions| advanced.lock().push((csn, partitions.len()))));
+    let accepted = log.append_and_wait(large(), Urgency::Ordinary).unwrap();
+    assert_eq!((accepted.csn, &heard.lock()[..]), (Csn(2), &[(Csn(2), 3)][..]), "at once");
+    assert_eq!(append(&log, of[0], "after"), 7);
+    let steps = log.order(Csn(1), Csn(2), 100).unwrap();
+    let ends: Vec<_> = steps.iter().map(|step| (step.partition, step.end_offset)).collect();
+    assert_eq!(ends, [(of[0], 7), (of[1], 6), (of[2], 6)]);
+    for is_crash in [false, true] {
+        if is_crash {
+            rig.disk.crash();
+        }
+        let (log, report) = rig.open(&of);
+        assert_eq!((report.last, report.damage.len()), (Csn(3), 0));
+        for (number, id) in of.iter().enumerate() {
+            let values = read_from(&log, *id, i64::from(number == 0)).unwrap();
+            let firsts: Vec<u8> = values.iter().take(6).map(|(_, value)| value[0]).collect();
+            let expected: Vec<u8> = (0..6).map(|i| i + 10 * number as u8).collect();
+            assert_eq!(firsts, expected);
+        }
+    }
 }

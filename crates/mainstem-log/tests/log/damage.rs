@@ -1,6 +1,8 @@
 //! Stored bytes that are not what was written.
 
 use mainstem_disk::{Disk, Open};
+use mainstem_kafka_wire::batch::split;
+use mainstem_kafka_wire::records::records;
 use mainstem_log::{AppendError, Csn, Log, PartError, ReadError, Urgency};
 
 use crate::rig::{Rig, append, entry, partition, text_of, words};
@@ -211,6 +213,109 @@ fn flipped_bits_in_index_files_change_no_answer() {
         assert_eq!(log.offset_for_timestamp(a, 1_000).unwrap(), Some((0, 1_000)));
         for offset in [1, 33, 79] {
             assert_eq!(log.read(a, offset, 1, true).unwrap().next_offset, offset + 1);
+        }
+    }
+}
+
+/// Two batches for each of two partitions, each in a block of its own, and an entry for each behind it.
+fn spooled(rig: &Rig) {
+    let (a, b) = (partition(A.0, A.1), partition(B.0, B.1));
+    let (log, _) = rig.open(&[a, b]);
+    append(&log, a, "before-a");
+    let large = |word: &str| words(&format!("{word}-{}", "x".repeat(400)));
+    let two = |of: &str| [large(&format!("{of}-first")), large(&format!("{of}-second"))].concat();
+    let parts = vec![(a, two("a").into()), (b, two("b").into())];
+    log.append_and_wait(entry(parts), Urgency::Ordinary).unwrap();
+    append(&log, b, "later-b");
+    append(&log, a, "later-a");
+}
+
+/// The values before an offset.
+fn text_up_to(log: &Log, id: mainstem_log::TopicPartition, end: i64) -> String {
+    let mut words = Vec::new();
+    let mut next = 0;
+    while next < end {
+        let read = log.read_until(id, next, end, 1 << 20).unwrap();
+        for found in split(&read.batches) {
+            for record in records(&found.unwrap().1).unwrap() {
+                words.push(String::from_utf8(record.unwrap().value.unwrap().to_vec()).unwrap());
+            }
+        }
+        next = read.next_offset;
+    }
+    words.join(" ")
+}
+
+#[test]
+fn a_damaged_block_of_a_spooled_entry_stops_only_those_whose_batches_it_held() {
+    let (a, b) = (partition(A.0, A.1), partition(B.0, B.1));
+    for needle in ["a-first", "a-second", "b-first", "b-second"] {
+        for is_cut in [false, true] {
+            let mut rig = Rig::new(7);
+            rig.config.entry_bytes_max = 1 << 10;
+            spooled(&rig);
+            let path = commit_file(&rig, needle);
+            rig.disk.corrupt(&path, rig.find(&path, needle), 1).unwrap();
+            if is_cut {
+                cut_segment(&rig, if needle.starts_with('a') { A.0 } else { B.0 }, needle);
+            }
+            for life in 0..2 {
+                let (log, report) = rig.open(&[a, b]);
+                // What was healed is whole again.
+                assert_eq!(report.damage.is_empty(), life == 1 && !is_cut, "{report:?}");
+                let text = |id| {
+                    let (state, damage) = (log.partition(id).unwrap(), log.damage(id));
+                    let all = text_up_to(&log, id, damage.map_or(state.high_watermark, |(offset, _)| offset));
+                    all.replace(&"x".repeat(400), "")
+                };
+                let mut expected =
+                    [vec!["before-a", "a-first-", "a-second-", "later-a"], vec!["b-first-", "b-second-", "later-b"]];
+                for words in &mut expected {
+                    let lost = words.iter().position(|word| is_cut && word.starts_with(needle));
+                    words.truncate(lost.unwrap_or(words.len()));
+                }
+                assert_eq!([text(a), text(b)], expected.map(|words| words.join(" ")), "{needle} {is_cut} {report:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn placed_batches_are_written_once_and_their_damage_is_found() {
+    let (a, b) = (partition(A.0, A.1), partition(B.0, B.1));
+    for is_damaged in [false, true] {
+        let mut rig = Rig::new(8);
+        rig.config.placed_bytes_min = 200;
+        let (log, _) = rig.open(&[a, b]);
+        append(&log, a, "before-a");
+        let large = words(&format!("large-{}", "x".repeat(400)));
+        log.append_and_wait(entry(vec![(a, large), (b, words("small"))]), Urgency::Ordinary).unwrap();
+        append(&log, b, "later-b");
+        append(&log, a, "later-a");
+        assert!(log.counters().commit_bytes < 4 * 1_024, "it is not in the commit log");
+        drop(log);
+        // Acknowledged is acknowledged: neither the batches nor the name of their segment go.
+        rig.disk.crash();
+        if is_damaged {
+            let dir = crate::rig::topic(A.0).to_string();
+            let path = rig.file(|path| path.contains(&dir) && path.ends_with(".log"));
+            rig.disk.corrupt(&path, rig.find(&path, "large-"), 1).unwrap();
+        }
+        for _ in 0..2 {
+            let (log, report) = rig.open(&[a, b]);
+            assert_eq!(text_of(&log, b), "small later-b");
+            if is_damaged {
+                assert_eq!(report.damage.iter().map(|damage| damage.partition).collect::<Vec<_>>(), [Some(a)]);
+                assert!(
+                    report.damage[0].file.ends_with(".log") || report.damage[0].file.contains("topics"),
+                    "{report:?}"
+                );
+                assert_eq!(text_up_to(&log, a, 1), "before-a");
+                assert!(matches!(log.read(a, 1, 100, true), Err(ReadError::Damaged { offset: 1, .. })));
+            } else {
+                assert_eq!(report.damage, []);
+                assert_eq!(text_of(&log, a).replace('x', ""), "before-a large- later-a");
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ mod compaction;
 mod contract;
 mod damage;
 mod faults;
+mod fixtures;
 mod in_place;
 mod rig;
 mod scrub;

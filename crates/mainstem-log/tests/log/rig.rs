@@ -24,6 +24,8 @@ pub(crate) fn config() -> LogConfig {
     LogConfig {
         commit_file_bytes: 16 << 10,
         entry_bytes_max: 8 << 10,
+        atom_bytes_max: 64 << 10,
+        placed_bytes_min: 1 << 20,
         backlog_bytes_max: 64 << 10,
         checkpoint_bytes: 24 << 10,
         reserve_bytes: 16 << 10,

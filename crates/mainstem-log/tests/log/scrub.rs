@@ -19,6 +19,8 @@ fn filled_with(values: usize, bytes: usize) -> (Rig, [TopicPartition; 2]) {
     let of = [partition(1, 0), partition(2, 3)];
     let mut rig = Rig::new(1);
     rig.config.commit_file_bytes = (8 << 10).max(4 * bytes as u64);
+    rig.config.entry_bytes_max = (1 << 10).max(2 * bytes);
+    rig.config.placed_bytes_min = rig.config.entry_bytes_max * 45 / 100;
     let (log, _) = rig.open(&of);
     for i in 0..values {
         append(&log, of[i % 2], &format!("value-{i}-{}", "z".repeat(bytes)));
@@ -27,6 +29,20 @@ fn filled_with(values: usize, bytes: usize) -> (Rig, [TopicPartition; 2]) {
     for i in 0..6 {
         let batches = of.map(|id| (id, batch(&[format!("tail-{i}").into_bytes()], 2_000 + i, Some((7, 0, i as i32)))));
         log.append_and_wait(entry(batches.to_vec()), mainstem_log::Urgency::Ordinary).unwrap();
+        if i == 2 {
+            // One that is placed.
+            let part = (of[0], batch(&[vec![b'p'; rig.config.entry_bytes_max / 2]], 2_000, None));
+            log.append_and_wait(entry(vec![part]), mainstem_log::Urgency::Ordinary).unwrap();
+        }
+        if i == 3 {
+            // One that is spooled, in four blocks, and placed in one partition.
+            let large = batch(&[vec![b's'; rig.config.entry_bytes_max * 2 / 5]], 2_000, None);
+            let small: Vec<u8> =
+                (0..8).flat_map(|_| batch(&[vec![b't'; 8 + rig.config.entry_bytes_max / 10]], 2_000, None)).collect();
+            let twice = bytes::Bytes::from([&large[..], &large[..]].concat());
+            let parts = vec![(of[0], twice), (of[1], small.into())];
+            log.append_and_wait(entry(parts), mainstem_log::Urgency::Ordinary).unwrap();
+        }
     }
     drop(log);
     (rig, of)
@@ -57,10 +73,10 @@ fn nothing_is_found_where_nothing_is_wrong_and_nothing_is_changed() {
     let (rig, of) = filled();
     let before = rig.disk.snapshot();
     let report = scrubbed(&rig, rig.disk.clone()).expect("scrubs");
-    assert_eq!((&report.damage[..], report.partitions, report.batches, report.torn_bytes), (&[][..], 2, 72, 0));
+    assert_eq!((&report.damage[..], report.partitions, report.batches, report.torn_bytes), (&[][..], 2, 83, 0));
     assert_eq!(rig.disk.snapshot(), before);
     let (log, _) = rig.open(&of);
-    assert_eq!(log.partition(of[0]).map(|state| state.high_watermark), Some(36));
+    assert_eq!(log.partition(of[0]).map(|state| state.high_watermark), Some(39));
 }
 
 /// Flips one bit after the other at places that a seed gives; how many were found, and how many were without effect.

@@ -1,5 +1,5 @@
-//! A random workload on a disk that loses, tears and reorders what was not synced, with power cuts at any operation,
-//! also during recovery; a model says what must be there afterwards.
+//! A random workload on a disk that loses, tears and reorders what was not synced, fails and fills up, with power cuts at any
+//! operation, also during recovery, and a clock that jumps; a model says what must be there afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,13 +13,15 @@ use mainstem_log::{
     AppendError, Atomicity, CompactionConfig, Condition, Csn, Entry, Hold, Log, Part, PartError, PartitionConfig,
     ReadError, TopicId, TopicPartition, Urgency,
 };
-use mainstem_testkit::{SimRandom, seed_from_env};
+use mainstem_testkit::{FaultKind, SimRandom, seed_from_env};
 use parking_lot::Mutex;
 
 use crate::rig::{Rig, batch, read_from, records_from, segments, topic};
 
 const PRODUCERS: u64 = 3;
 const DELETE_RETENTION_MS: i64 = 40_000;
+/// How far the wall clock is moved at once, in runs in which it is.
+const JUMP_MS: i64 = 100_000;
 /// The key of a record in a compacted partition: a few come often, together they are more than the smallest map holds.
 fn key_of(id: u64) -> u64 {
     if id % 3 == 0 { id % 6 } else { id % 90 }
@@ -105,9 +107,24 @@ struct Run {
     random: Arc<SimRandom>,
     model: Model,
     holds: Vec<Held>,
-    /// What compaction removed, so that a run without any can be told.
+    /// In this life calls of the disk fail: any error is right, wrong answers are not.
+    is_faulty: bool,
+    /// The disk has little room: appends may be refused for want of it.
+    is_full: bool,
+    has_jumps: bool,
+    latest_ms: i64,
+    done: Done,
+}
+
+/// What happened in a run, so that one in which nothing did can be told.
+#[derive(Clone, Copy, Debug, Default)]
+struct Done {
     compacted_records: u64,
     expired_tombstones: u64,
+    spooled_entries: u64,
+    faults: u64,
+    refused_for_space: u64,
+    jumps: u64,
 }
 
 /// A hold, and what could be read behind it when it began.
@@ -122,15 +139,24 @@ impl Run {
     fn new(seed: u64, ignore_sync: bool) -> Self {
         let mut rig = Rig::new(seed);
         rig.config.compaction_map_bytes = 0;
+        rig.config.placed_bytes_min = [300, 3_000, 1 << 20][usize::try_from(seed % 3).unwrap()];
         rig.disk.ignore_sync(ignore_sync);
         Self {
             rig,
             random: SimRandom::new(seed ^ 0x5eed),
             model: Model::default(),
             holds: Vec::new(),
-            compacted_records: 0,
-            expired_tombstones: 0,
+            is_faulty: false,
+            is_full: false,
+            has_jumps: seed % 4 == 0,
+            latest_ms: 0,
+            done: Done::default(),
         }
+    }
+
+    /// Whether errors are to be expected.
+    fn is_broken(&self) -> bool {
+        self.rig.disk.is_off() || self.is_faulty
     }
 
     fn pick<T: Copy>(&self, from: &[T]) -> Option<T> {
@@ -179,6 +205,33 @@ impl Run {
         Added { to, base_offset: self.model.end(to), ids, producer, at_ms, bytes }
     }
 
+    /// Several batches, which together with others may be too many for one block.
+    fn new_large_part(&mut self, to: TopicPartition) -> Added {
+        let mut added = self.new_part(to);
+        (added.ids, added.producer) = (Vec::new(), None);
+        let mut bytes = Vec::new();
+        let wanted = 2_000 + usize::try_from(self.random.below(12_000)).unwrap();
+        while bytes.len() < wanted {
+            let ids = [self.model.next_id, self.model.next_id + 1];
+            self.model.next_id += 2;
+            let size = 8 + usize::try_from(self.random.below(1_500)).unwrap();
+            let values = ids.map(|id| {
+                let mut value = id.to_le_bytes().to_vec();
+                // Not to be compressed away.
+                value.extend((8..size).map(|_| u8::try_from(self.random.below(256)).unwrap()));
+                value
+            });
+            let batch = if self.model.is_compacted(to) {
+                self.keyed_batch(&ids, &values, added.at_ms, None)
+            } else {
+                batch(&values, 1_000, None)
+            };
+            bytes.extend_from_slice(&batch);
+            added.ids.extend(ids);
+        }
+        Added { bytes: bytes.into(), ..added }
+    }
+
     fn keyed_batch(&self, ids: &[u64], values: &[Vec<u8>], at_ms: i64, producer: Option<(i64, i32)>) -> Bytes {
         let codec = self.pick(&Compression::ALL).unwrap();
         let mut builder = RecordBatchBuilder::new(codec);
@@ -212,8 +265,15 @@ impl Run {
             93..95 => self.hold(log),
             95..97 => self.retain(log),
             97..98 => self.delete(log),
+            98..99 => self.fill_or_free(log),
             _ => {
                 self.rig.clock.advance(Duration::from_secs(self.random.below(100)));
+                if self.has_jumps && self.random.chance(50) {
+                    let jump = i64::try_from(self.random.below(2 * JUMP_MS.unsigned_abs())).unwrap() - JUMP_MS;
+                    self.rig.clock.jump_by(jump);
+                    self.done.jumps += 1;
+                }
+                self.latest_ms = self.latest_ms.max(self.rig.clock.wall_ms());
                 self.add_topic(log);
                 Ok(())
             }
@@ -223,17 +283,18 @@ impl Run {
     fn append(&mut self, log: &Log) -> Checked {
         let mut open = self.model.partitions();
         let mut parts = Vec::new();
+        let is_large = self.random.chance(8);
         for _ in 0..=self.random.below(3) {
             let Some(to) = self.pick(&open) else { break };
             open.retain(|id| *id != to);
-            parts.push(self.new_part(to));
+            parts.push(if is_large { self.new_large_part(to) } else { self.new_part(to) });
         }
         if parts.is_empty() {
             return Ok(());
         }
         let mut sent: Vec<Part> = parts.iter().map(|p| Part { to: p.to, batches: p.bytes.clone() }).collect();
         let mut atomicity = Atomicity::Whole;
-        if self.random.chance(30) {
+        if !is_large && self.random.chance(30) {
             atomicity = Atomicity::EachPart;
             sent.push(Part { to: TopicPartition::new(topic(0), 0), batches: parts[0].bytes.clone() });
         }
@@ -256,10 +317,16 @@ impl Run {
                         || accepted.parts[parts.len()] == Err(PartError::UnknownPartition),
                     "unknown partition: {accepted:?}"
                 );
+                let bytes: usize = parts.iter().map(|part| part.bytes.len()).sum();
+                self.done.spooled_entries += u64::from(bytes > self.rig.config.entry_bytes_max);
                 self.model.entries.insert(accepted.csn, parts);
                 Ok(())
             }
-            Err(AppendError::Stopped(_)) if self.rig.disk.is_off() => Ok(()),
+            Err(AppendError::DiskFull) if self.is_full => {
+                self.done.refused_for_space += 1;
+                Ok(())
+            }
+            Err(AppendError::Stopped(_)) if self.is_broken() => Ok(()),
             Err(error) => Err(format!("append refused: {error}")),
         }
     }
@@ -290,7 +357,7 @@ impl Run {
                 check!(!is_durable || visible >= accepted.csn, "duplicate answered before its original was durable");
                 Ok(())
             }
-            Err(AppendError::Stopped(_)) if self.rig.disk.is_off() => Ok(()),
+            Err(AppendError::Stopped(_)) if self.is_broken() => Ok(()),
             Err(error) => Err(format!("{to}: retry refused: {error}")),
         }
     }
@@ -306,7 +373,7 @@ impl Run {
         let entry = Entry { parts, conditions: Vec::new(), atomicity: Atomicity::Whole };
         match log.append(entry, Urgency::Ordinary, Box::new(|_| {})) {
             Err(AppendError::Part { error: PartError::OutOfOrderSequence { .. }, .. }) => Ok(()),
-            Err(AppendError::Stopped(_)) if self.rig.disk.is_off() => Ok(()),
+            Err(AppendError::Stopped(_)) if self.is_broken() => Ok(()),
             other => Err(format!("{to}: a gap in the sequence: {other:?}")),
         }
     }
@@ -319,7 +386,7 @@ impl Run {
         let entry = Entry { parts: vec![Part { to, batches }], conditions, atomicity: Atomicity::Whole };
         match log.append(entry, Urgency::Ordinary, Box::new(|_| {})) {
             Err(AppendError::Conflict(_)) => Ok(()),
-            Err(AppendError::Stopped(_)) if self.rig.disk.is_off() => Ok(()),
+            Err(AppendError::Stopped(_)) if self.is_broken() => Ok(()),
             other => Err(format!("{to}: a condition that does not hold: {other:?}")),
         }
     }
@@ -340,7 +407,7 @@ impl Run {
         }
         let values = match read_from(log, from, offset) {
             Ok(values) => values,
-            Err(ReadError::Io { .. }) if self.rig.disk.is_off() => return Ok(()),
+            Err(ReadError::Io { .. }) if self.is_broken() => return Ok(()),
             Err(error) => return Err(format!("reading {from}: {error}")),
         };
         let content = self.model.content(from);
@@ -359,7 +426,7 @@ impl Run {
         let end = log.partition(from).map_or(0, |state| state.high_watermark);
         let found = match records_from(log, from, offset) {
             Ok(found) => found,
-            Err(ReadError::Io { .. }) if self.rig.disk.is_off() => return Ok(()),
+            Err(ReadError::Io { .. }) if self.is_broken() => return Ok(()),
             Err(error) => return Err(format!("reading {from}: {error}")),
         };
         let (content, times) = (self.model.content(from), self.model.times(from));
@@ -378,7 +445,8 @@ impl Run {
         for (at, id) in content.iter().enumerate().take(usize::try_from(end).unwrap()) {
             last.insert(key_of(*id), (i64::try_from(at).unwrap(), *id));
         }
-        let now = self.rig.clock.wall_ms();
+        // A tombstone's time runs by the clock that jumps.
+        let now = if self.has_jumps { self.latest_ms + JUMP_MS } else { self.rig.clock.wall_ms() };
         for (key, (at, id)) in last.into_iter().filter(|(_, (at, _))| *at >= offset) {
             if ids.contains_key(&at) {
                 continue;
@@ -411,7 +479,7 @@ impl Run {
     fn check_holds(&self, log: &Log) -> Checked {
         for Held { id, offset, readable, .. } in &self.holds {
             let Ok(found) = records_from(log, *id, *offset) else {
-                check!(self.rig.disk.is_off(), "{id}: cannot read from {offset}, which is held");
+                check!(self.is_broken(), "{id}: cannot read from {offset}, which is held");
                 continue;
             };
             let found: BTreeSet<i64> = found.iter().map(|record| record.offset).collect();
@@ -425,13 +493,13 @@ impl Run {
         let bytes = 1 + self.random.below(6_000);
         for _ in 0..=self.random.below(20) {
             let report = log.compact(bytes);
-            self.compacted_records += report.records_removed;
-            self.expired_tombstones += report.tombstones_removed;
+            self.done.compacted_records += report.records_removed;
+            self.done.expired_tombstones += report.tombstones_removed;
             if report.is_done {
                 break;
             }
         }
-        if self.rig.disk.is_off() {
+        if self.is_broken() {
             return Ok(());
         }
         self.check_holds(log)?;
@@ -442,9 +510,28 @@ impl Run {
         Ok(())
     }
 
+    /// Little room, or all of it again: then everything goes on by itself.
+    fn fill_or_free(&mut self, log: &Log) -> Checked {
+        if !self.is_full {
+            let used: usize = self.rig.disk.snapshot().values().map(Vec::len).sum();
+            let config = self.rig.config;
+            // What is accepted has room: it is others that took the rest.
+            let kept = config.reserve_bytes + 2 * config.backlog_bytes_max as u64 + 2 * config.commit_file_bytes;
+            self.rig.disk.set_capacity(Some(used as u64 + kept + self.random.below(30_000)));
+            self.is_full = true;
+            return Ok(());
+        }
+        self.rig.disk.set_capacity(None);
+        self.is_full = false;
+        if !self.is_broken() {
+            check!(log.has_space(), "there is space again, and the log does not see it");
+        }
+        self.append(log)
+    }
+
     fn retain(&mut self, log: &Log) -> Checked {
         log.apply_retention();
-        if self.rig.disk.is_off() {
+        if self.is_broken() {
             return Ok(());
         }
         self.check_holds(log)?;
@@ -464,15 +551,27 @@ impl Run {
         Ok(())
     }
 
+    fn let_fail(&mut self, within: u64) {
+        let kind = self.pick(&[FaultKind::Read, FaultKind::Write, FaultKind::Sync]).unwrap();
+        self.rig.disk.fail_nth(kind, 1 + self.random.below(within));
+        self.is_faulty = true;
+        self.done.faults += 1;
+    }
+
     /// One life: open, check what is there, work until the power goes or the steps are done.
     fn live(&mut self, steps: u64) -> Checked {
         self.holds.clear();
+        self.rig.disk.set_capacity(None);
+        (self.is_full, self.is_faulty) = (false, false);
         if self.random.chance(30) {
             self.rig.disk.crash_after(1 + self.random.below(60));
         }
+        if self.random.chance(10) {
+            self.let_fail(60);
+        }
         let (log, report) = match Log::open(self.rig.disk.mount(), self.rig.clock.clone(), self.rig.config) {
             Ok(opened) => opened,
-            Err(_) if self.rig.disk.is_off() => return Ok(()),
+            Err(_) if self.is_broken() => return Ok(()),
             Err(error) => return Err(format!("open: {error}")),
         };
         check!(report.damage.is_empty(), "damage where there is none: {:?}", report.damage);
@@ -480,14 +579,17 @@ impl Run {
         if self.random.chance(80) {
             self.rig.disk.crash_after(1 + self.random.below(400));
         }
+        if self.random.chance(20) {
+            self.let_fail(150);
+        }
         for _ in 0..steps {
-            if self.rig.disk.is_off() {
+            if self.rig.disk.is_off() || log.failure().is_some() {
                 break;
             }
             self.step(&log)?;
         }
         self.model.visible = self.model.visible.max(log.visible());
-        if !self.rig.disk.is_off() && self.random.chance(30) {
+        if !self.is_broken() && self.random.chance(30) {
             log.stop();
         }
         Ok(())
@@ -515,10 +617,10 @@ impl Run {
             let start = self.model.starts.get(&id).copied().unwrap_or(0);
             check!(state.start_offset >= start, "{id} starts at {}, not {start}", state.start_offset);
             self.compare(log, id, state.start_offset)?;
-            if !self.rig.disk.is_off() && !self.model.is_compacted(id) {
+            if !self.is_broken() && !self.model.is_compacted(id) {
                 let values = read_from(log, id, state.start_offset).map_err(|error| error.to_string());
                 let missing = values.is_ok_and(|values| (values.len() as i64) < end - state.start_offset);
-                check!(!missing || self.rig.disk.is_off(), "{id}: records are missing below {end}");
+                check!(!missing || self.is_broken(), "{id}: records are missing below {end}");
             }
         }
         self.compare_order(log, last)
@@ -530,7 +632,7 @@ impl Run {
         while after < last {
             let steps = match log.order(after, last, 7) {
                 Ok(steps) => steps,
-                Err(_) if self.rig.disk.is_off() => return Ok(()),
+                Err(_) if self.is_broken() => return Ok(()),
                 Err(error) => return Err(format!("order: {error}")),
             };
             let Some(newest) = steps.last() else { break };
@@ -579,8 +681,8 @@ impl Run {
     }
 }
 
-/// What compaction removed in all runs: records, and tombstones whose time was over.
-static REMOVED: Mutex<(u64, u64)> = Mutex::new((0, 0));
+/// What happened in all runs.
+static DONE: Mutex<Vec<Done>> = Mutex::new(Vec::new());
 
 fn simulate(seed: u64, ignore_sync: bool) -> Checked<u64> {
     let mut run = Run::new(seed, ignore_sync);
@@ -589,13 +691,12 @@ fn simulate(seed: u64, ignore_sync: bool) -> Checked<u64> {
         run.rig.disk.crash();
     }
     let hash = run.finish()?;
-    let mut removed = REMOVED.lock();
-    removed.0 += run.compacted_records;
-    removed.1 += run.expired_tombstones;
+    DONE.lock().push(run.done);
     Ok(hash)
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "what happened in a long run")]
 fn nothing_acknowledged_is_lost_whenever_the_power_goes() {
     let seeds = seed_from_env("MAINSTEM_SEEDS", 200);
     let first = seed_from_env("MAINSTEM_SEED", 1);
@@ -607,8 +708,17 @@ fn nothing_acknowledged_is_lost_whenever_the_power_goes() {
             );
         }
     }
-    let (records, tombstones) = *REMOVED.lock();
-    assert!(seeds < 50 || records > 1_000 && tombstones > 20, "{records} records, {tombstones} tombstones");
+    let all = std::mem::take(&mut *DONE.lock());
+    let sum = |of: fn(&Done) -> u64| all.iter().map(of).sum::<u64>();
+    let (records, tombstones) = (sum(|done| done.compacted_records), sum(|done| done.expired_tombstones));
+    let (spooled, faults) = (sum(|done| done.spooled_entries), sum(|done| done.faults));
+    let (refused, jumps) = (sum(|done| done.refused_for_space), sum(|done| done.jumps));
+    println!(
+        "{seeds} seeds: {records} records and {tombstones} tombstones compacted, {spooled} spooled entries, {faults} faults, \
+         {refused} appends refused for space, {jumps} jumps of the clock"
+    );
+    let is_enough = records > 1_000 && tombstones > 20 && spooled > 200 && faults > 50 && refused > 20 && jumps > 50;
+    assert!(seeds < 50 || is_enough, "too little happened");
 }
 
 #[test]
