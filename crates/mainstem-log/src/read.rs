@@ -86,8 +86,9 @@ impl Shared {
         }
     }
 
-    /// Where large batches stand; only their headers are read. `None` when they are better read: few bytes, small batches,
-    /// a hole in front, damage.
+    /// Where many batches stand. As far as the headers were seen in this life the index says where they end; before that large
+    /// ones are walked over, by their headers only. `None` when they are better read: few bytes, small batches, a hole in
+    /// front, damage.
     fn locate(&self, partition: &Partition, wanted: Wanted) -> Option<(FileRange, i64)> {
         let (segment, open) = self.open_segment_of(partition, wanted.offset).ok()?;
         let hint = partition.hint(wanted.offset).filter(|hint| hint.segment == segment.name());
@@ -100,24 +101,23 @@ impl Shared {
             return None;
         }
         let mut scan = HeaderScan { file: &open.file, position: place.position, end, offset: place.offset };
-        let mut found: Option<(u64, u64, i64)> = None;
-        while let Ok(Some((header, position))) = scan.next() {
-            if header.total_bytes() < LARGE_BATCH_BYTES || header.record_count == 0 {
-                break;
+        let (first, begin) = loop {
+            let found = scan.next().ok()??;
+            if found.0.next_offset() > wanted.offset {
+                break found;
             }
-            if header.next_offset() <= wanted.offset {
-                continue;
-            }
-            let begin = found.map_or(position, |(begin, ..)| begin);
-            let fits = scan.position - begin <= wanted.bytes_max as u64 || found.is_none() && wanted.at_least_one;
-            if !fits || header.next_offset() > wanted.end {
-                break;
-            }
-            found = Some((begin, scan.position, header.next_offset()));
+        };
+        if first.record_count == 0 {
+            return None;
         }
-        let (begin, end, next_offset) = found.filter(|(begin, end, _)| end - begin >= IN_PLACE_BYTES_MIN)?;
+        let bytes_max = wanted.bytes_max as u64;
+        let known = open.index.lock().as_ref().and_then(|index| index.end_of_range(begin, bytes_max, wanted.end));
+        let (end, next_offset) = match known.filter(|(end, _)| end - begin >= IN_PLACE_BYTES_MIN) {
+            Some(known) => known,
+            None => walk_large(scan, (&first, begin), wanted)?,
+        };
         // A file that became shorter is damage, which reading finds.
-        open.file.len().ok().filter(|len| *len >= end)?;
+        open.file.len().ok().filter(|len| *len >= end && end - begin >= IN_PLACE_BYTES_MIN)?;
         partition.remember(ReadHint { offset: next_offset, segment: segment.name(), position: end });
         Some((FileRange::new(Arc::clone(&open.file), begin, usize::try_from(end - begin).ok()?), next_offset))
     }
@@ -355,6 +355,25 @@ impl Shared {
             }
         }
         Ok(None)
+    }
+}
+
+/// Where the large batches end that begin with `first`, which the scan is behind, and the offset there. `None` when that is
+/// a small one, or does not fit.
+fn walk_large(mut scan: HeaderScan<'_>, first: (&BatchHeader, u64), wanted: Wanted) -> Option<(u64, i64)> {
+    let (mut header, begin) = (*first.0, first.1);
+    let mut found = None;
+    loop {
+        let fits = scan.position - begin <= wanted.bytes_max as u64 || found.is_none() && wanted.at_least_one;
+        let is_large = header.total_bytes() >= LARGE_BATCH_BYTES && header.record_count > 0;
+        if !is_large || !fits || header.next_offset() > wanted.end {
+            return found;
+        }
+        found = Some((scan.position, header.next_offset()));
+        match scan.next() {
+            Ok(Some((next, _))) => header = next,
+            _ => return found,
+        }
     }
 }
 

@@ -81,7 +81,9 @@ fn batch(timestamp: i64, sequence: i32) -> Bytes {
 fn filled() -> &'static Files {
     static FILLED: OnceLock<Files> = OnceLock::new();
     FILLED.get_or_init(|| {
-        let (disk, log) = small_log();
+        let disk = SimDisk::new(1);
+        let small = LogConfig { entry_bytes_max: 1 << 10, placed_bytes_min: 460, ..config() };
+        let (log, _) = Log::open(disk.clone(), clock(), small).expect("an empty directory opens");
         for id in partitions() {
             log.create_partition(id, settings(id, 1_000));
         }
@@ -96,6 +98,16 @@ fn filled() -> &'static Files {
         assert!(log.compact(u64::MAX).segments > 0, "sealed segments are compacted");
         log.checkpoint().expect("a checkpoint");
         (24..30).for_each(append);
+        // An entry in several blocks, in one partition placed.
+        let of_bytes = |bytes: usize| {
+            let mut builder = RecordBatchBuilder::new(Compression::None);
+            builder.append(2_000, Some(b"large"), Some(&vec![b'l'; bytes]), &[]);
+            builder.build()
+        };
+        let batches = [of_bytes(400), Bytes::from([of_bytes(110), of_bytes(110), of_bytes(110), of_bytes(110)].concat())];
+        let parts = partitions().into_iter().zip(batches).map(|(to, batches)| Part { to, batches }).collect();
+        let spooled = Entry { parts, conditions: Vec::new(), atomicity: Atomicity::Whole };
+        log.append_and_wait(spooled, Urgency::Ordinary).expect("it appends");
         drop(log);
         let mut files = disk.snapshot();
         // The rest of a file of the commit log is zeros, which say nothing.
@@ -104,7 +116,7 @@ fn filled() -> &'static Files {
             bytes.truncate(used.next_multiple_of(512));
         }
         let (_, report) = Log::open(disk_of(&files), clock(), config()).expect("it opens");
-        assert_eq!((report.entries_applied, report.damage.len()), (6, 0), "entries stand behind the checkpoint");
+        assert_eq!((report.entries_applied, report.damage.len()), (7, 0), "entries stand behind the checkpoint");
         files
     })
 }

@@ -41,13 +41,15 @@ pub(crate) struct SegmentIndex {
     flushed: usize,
     /// Bytes of the segment that are indexed.
     covered: u64,
+    /// From here on the headers themselves were seen, when they were written or by a walk: not only the index's files.
+    seen_from: u64,
     next_offset: i64,
     max_timestamp: i64,
 }
 
 impl SegmentIndex {
     pub(crate) fn new(base_offset: i64) -> Self {
-        Self { base_offset, entries: Vec::new(), flushed: 0, covered: 0, next_offset: base_offset, max_timestamp: -1 }
+        Self { base_offset, entries: Vec::new(), flushed: 0, covered: 0, seen_from: 0, next_offset: base_offset, max_timestamp: -1 }
     }
 
     /// What the files say, completed by walking the rest of the segment.
@@ -65,6 +67,7 @@ impl SegmentIndex {
         }
         if let Some(last) = index.entries.pop() {
             index.covered = u64::from(last.position);
+            index.seen_from = index.covered;
             index.next_offset = segment.base_offset + i64::from(last.offset);
             index.max_timestamp = last.max_timestamp_before;
             index.flushed = index.entries.len();
@@ -115,6 +118,23 @@ impl SegmentIndex {
     /// A batch at or before the first one with a timestamp of at least `timestamp`: its offset and position.
     pub(crate) fn before_timestamp(&self, timestamp: i64) -> (i64, u64) {
         self.place(self.entries.partition_point(|entry| entry.max_timestamp_before < timestamp))
+    }
+
+    /// Where whole batches end that begin at `position`, at most `bytes_max` behind it and below `end_offset`, and the offset
+    /// there. `None` where only the index's files speak for them.
+    pub(crate) fn end_of_range(&self, position: u64, bytes_max: u64, end_offset: i64) -> Option<(u64, i64)> {
+        if position < self.seen_from || position > self.covered {
+            return None;
+        }
+        let limit = position.saturating_add(bytes_max);
+        if self.covered <= limit && self.next_offset <= end_offset {
+            return Some((self.covered, self.next_offset));
+        }
+        let is_within = |entry: &IndexEntry| {
+            u64::from(entry.position) <= limit && self.base_offset + i64::from(entry.offset) <= end_offset
+        };
+        let (offset, end) = self.place(self.entries.partition_point(is_within));
+        (end > position).then_some((end, offset))
     }
 
     fn place(&self, after: usize) -> (i64, u64) {
