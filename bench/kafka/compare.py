@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Mainstem beside Apache Kafka on this machine, in one run: bench/kafka/compare.py [--quick] [--runs N] [--seconds N] [--mainstem PATH]
+"""Mainstem beside Apache Kafka on this machine, in one run: bench/kafka/compare.py [--quick] [--runs N] [--seconds N] [--only TEXT] [--mainstem PATH]
 
 Three brokers, one after the other, each on an empty directory, on loopback and on free ports:
 
@@ -26,7 +26,7 @@ broker, so the CPU of the broker per record says more than the throughput.
   after a quarter of the records. The tool counts whole milliseconds.
 
 Full: the median of three runs of about 12 s, or of --runs and --seconds. --quick: one run of about 2 s, to see that all of it works: no figures to quote.
-Prints a table for bench/RESULTS.md; it is also in target/bench-kafka/results.md, and every single run in results.json there.
+--only: settings whose name has this text, for instance "12 partitions, lz4". Prints a table for bench/RESULTS.md; it is also in target/bench-kafka/results.md, and every single run in results.json there.
 The status is 1 if something could not be measured; a missed goal is not a failure.
 """
 
@@ -584,13 +584,14 @@ def table(results: dict) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def heading(mainstem: Path, is_quick: bool, plan: Plan, load: float, seconds: float) -> str:
+def heading(mainstem: Path, is_quick: bool, only: str, plan: Plan, load: float, seconds: float) -> str:
     version = subprocess.run([mainstem, "--version"], capture_output=True, text=True, timeout=10).stdout.strip()
     kafka = next(LIBRARIES.glob("kafka_2.13-*.jar")).stem.partition("-")[2]
     model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     machine = f"{os.cpu_count()} cores ({model[1] if model else platform.machine()}), Linux {platform.release()}"
     kind = "--quick, one short run each: not for quoting" if is_quick else f"runs of each setting: {plan.runs}, of about {plan.seconds:g} s"
     options = " --quick" if is_quick else f" --runs {plan.runs} --seconds {plan.seconds:g}"
+    options += f" --only '{only}'" if only else ""
     return (f"`bench/kafka/compare.py{options}`, {seconds / 60:.0f} minutes, {kind}. {version} beside "
             f"Apache Kafka {kafka}. {machine}; load average at the start {load:.1f}.")
 
@@ -609,6 +610,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one short run of each setting")
     parser.add_argument("--runs", type=int, default=FULL.runs, help="of each setting (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=FULL.seconds, help="of each run (default: %(default)s)")
+    parser.add_argument("--only", default="", help="settings whose name has this text")
     parser.add_argument("--mainstem", type=Path, default=ROOT / "target/release/mainstem", help="a release binary")
     options = parser.parse_args()
     if not options.mainstem.is_file():
@@ -616,6 +618,8 @@ def main() -> int:
     mainstem = options.mainstem.resolve()
     # Without this, SIGTERM would end this process and leave the broker behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for settings in (SETTINGS, SYNCING, LATENCY):
+        settings[:] = [setting for setting in settings if options.only in str(setting)]
     plan = QUICK if options.quick else replace(FULL, runs=options.runs, seconds=options.seconds)
     load, begin = os.getloadavg()[0], time.monotonic()
     TARGET.mkdir(parents=True, exist_ok=True)
@@ -629,7 +633,7 @@ def main() -> int:
         }
     finally:
         shutil.rmtree(TARGET / "data", ignore_errors=True)
-    report = heading(mainstem, options.quick, plan, load, time.monotonic() - begin) + "\n\n" + table(results) + "\n"
+    report = heading(mainstem, options.quick, options.only, plan, load, time.monotonic() - begin) + "\n\n" + table(results) + "\n"
     (TARGET / "results.md").write_text(report)
     raw = {"is_quick": options.quick, "load": load, "results": results}
     (TARGET / "results.json").write_text(json.dumps(raw, indent=1) + "\n")

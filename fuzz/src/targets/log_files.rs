@@ -104,7 +104,8 @@ fn filled() -> &'static Files {
             builder.append(2_000, Some(b"large"), Some(&vec![b'l'; bytes]), &[]);
             builder.build()
         };
-        let batches = [of_bytes(400), Bytes::from([of_bytes(110), of_bytes(110), of_bytes(110), of_bytes(110)].concat())];
+        let batches =
+            [of_bytes(400), Bytes::from([of_bytes(110), of_bytes(110), of_bytes(110), of_bytes(110)].concat())];
         let parts = partitions().into_iter().zip(batches).map(|(to, batches)| Part { to, batches }).collect();
         let spooled = Entry { parts, conditions: Vec::new(), atomicity: Atomicity::Whole };
         log.append_and_wait(spooled, Urgency::Ordinary).expect("it appends");

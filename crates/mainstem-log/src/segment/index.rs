@@ -49,7 +49,15 @@ pub(crate) struct SegmentIndex {
 
 impl SegmentIndex {
     pub(crate) fn new(base_offset: i64) -> Self {
-        Self { base_offset, entries: Vec::new(), flushed: 0, covered: 0, seen_from: 0, next_offset: base_offset, max_timestamp: -1 }
+        Self {
+            base_offset,
+            entries: Vec::new(),
+            flushed: 0,
+            covered: 0,
+            seen_from: 0,
+            next_offset: base_offset,
+            max_timestamp: -1,
+        }
     }
 
     /// What the files say, completed by walking the rest of the segment.
