@@ -1,16 +1,20 @@
-//! Pairs of rows with equal keys: inner joins, and left joins, which keep left rows without partner.
+//! Pairs of rows with equal keys: inner joins, left and full joins, which keep rows without partner, semi and anti joins, which
+//! give nothing but left rows with or without one.
 //!
 //! Each side holds its rows by the bytes of their key. A delta on one side meets the other side's rows as they are, then
 //! goes into its own side: first left, then right, so that every pair is met once, a join with itself included. Pairs are
 //! built and filtered in pieces of bounded size.
 //!
-//! A left join also counts, for each left row, the weight of its partners (its *degree*). A left row is given with nulls
-//! exactly as long as its degree is zero.
+//! All but inner joins also count, for each left row, the weight of its partners (its *degree*), full joins also for each right
+//! row. A row is given with nulls for the other side, or alone, exactly as long as its degree is zero; in a semi join as long
+//! as it is not.
 //!
 //! State entry: u8 side (0 left, 1 right), key bytes, row bytes, i64 weight, i64 degree.
 
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayRef, new_null_array};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use hashbrown::HashTable;
 use mainstem_sql::JoinKind;
 
@@ -28,6 +32,8 @@ const PAIRS_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Join {
     schema: SchemaRef,
+    /// Columns of both sides: what the filter is over.
+    pairs: SchemaRef,
     kind: JoinKind,
     null_equals_null: bool,
     filter: Option<CompiledScalar>,
@@ -90,13 +96,28 @@ impl Join {
         if types(&left.1) != types(&right.1) {
             return Err(EngineError::Graph(format!("a join compares {:?} with {:?}", types(&left.1), types(&right.1))));
         }
+        let pairs = if parts.kind.gives_pairs() {
+            schema.clone()
+        } else {
+            Arc::new(Schema::new(left.0.fields().iter().chain(right.0.fields()).cloned().collect::<Vec<_>>()))
+        };
         Ok(Join {
             schema: schema.clone(),
+            pairs,
             kind: parts.kind,
             null_equals_null: parts.null_equals_null,
             filter: parts.filter,
             sides: [Side::new(left.0, left.1)?, Side::new(right.0, right.1)?],
         })
+    }
+
+    /// Whether the degrees of this side's rows are counted.
+    fn counts(&self, side: usize) -> bool {
+        match self.kind {
+            JoinKind::Inner => false,
+            JoinKind::Left | JoinKind::Semi | JoinKind::Anti => side == 0,
+            JoinKind::Full => true,
+        }
     }
 
     fn keyed(&self, port: usize, delta: &Delta, context: &mut Context<'_>) -> Keyed {
@@ -113,12 +134,12 @@ impl Join {
         }
     }
 
-    /// The columns of the output from those of the two sides.
+    /// The columns of pairs from those of the two sides.
     fn output(&self, port: usize, own: Vec<ArrayRef>, other: Vec<ArrayRef>, weights: Vec<i64>) -> Delta {
         let (left, right) = if port == 0 { (own, other) } else { (other, own) };
-        let columns = left.into_iter().chain(right).zip(self.schema.fields());
+        let columns = left.into_iter().chain(right).zip(self.pairs.fields());
         let columns = columns.map(|(column, field)| of_type(&column, field.data_type())).collect();
-        let rows = batch_of(&self.schema, columns, weights.len()).expect("columns of both inputs");
+        let rows = batch_of(&self.pairs, columns, weights.len()).expect("columns of both inputs");
         Delta::new(rows, weights)
     }
 
@@ -145,31 +166,40 @@ impl Join {
                 (Some(mask), given)
             }
         };
-        if self.kind == JoinKind::Left {
+        if self.kind != JoinKind::Inner {
             for (place, (own, entry)) in pairs.own.iter().zip(&pairs.other).enumerate() {
                 if passed.as_ref().is_some_and(|mask| !(mask.is_valid(place) && mask.value(place))) {
                     continue;
                 }
-                if port == 0 {
+                if self.counts(port) {
                     met.own_degrees[*own as usize] += other.entries[*entry as usize].weight;
-                } else {
+                }
+                if self.counts(1 - port) {
                     met.other_degrees.push((*entry, keyed.delta.weights[*own as usize]));
                 }
             }
         }
-        met.out.push(given);
+        if self.kind.gives_pairs() {
+            met.out.push(given);
+        }
         pairs.own.clear();
         pairs.other.clear();
     }
 
-    /// Left rows with nulls for the right.
-    fn unmatched(&self, left: Vec<ArrayRef>, weights: Vec<i64>) -> Delta {
-        let right = self.sides[1].schema.fields();
-        let right = right.iter().map(|field| new_null_array(field.data_type(), weights.len())).collect();
-        self.output(0, left, right, weights)
+    /// Rows of one side with nulls for the other, or alone.
+    fn one_sided(&self, side: usize, own: Vec<ArrayRef>, weights: Vec<i64>) -> Delta {
+        if !self.kind.gives_pairs() {
+            let columns = own.into_iter().zip(self.schema.fields());
+            let columns = columns.map(|(column, field)| of_type(&column, field.data_type())).collect();
+            let rows = batch_of(&self.schema, columns, weights.len()).expect("columns of the left input");
+            return Delta::new(rows, weights);
+        }
+        let other = self.sides[1 - side].schema.fields();
+        let other = other.iter().map(|field| new_null_array(field.data_type(), weights.len())).collect();
+        self.output(side, own, other, weights)
     }
 
-    /// Puts the delta into its own side, and gives the left rows that lost or gained all their partners by it.
+    /// Puts the delta into its own side, and gives the rows that lost or gained all their partners by it.
     fn store(&mut self, port: usize, keyed: &Keyed, met: &mut Met) {
         let mut alone = Pairs::default();
         for row in 0..keyed.delta.len() {
@@ -178,31 +208,32 @@ impl Join {
                 let weight = keyed.delta.weights[row];
                 self.sides[port].adjust(keyed.keys.get(row), keyed.rows.get(row), weight, degree);
             }
-            if port == 0 && self.kind == JoinKind::Left && degree == 0 {
+            if self.counts(port) && (degree == 0) != (self.kind == JoinKind::Semi) {
                 alone.own.push(row as u32);
             }
         }
         if !alone.own.is_empty() {
             let rows = keyed.delta.take(&alone.own);
-            met.out.push(self.unmatched(rows.rows.columns().to_vec(), rows.weights.to_vec()));
+            met.out.push(self.one_sided(port, rows.rows.columns().to_vec(), rows.weights.to_vec()));
         }
-        let left = &mut self.sides[0];
+        let is_semi = self.kind == JoinKind::Semi;
+        let other = &mut self.sides[1 - port];
         let (mut changed, mut weights) = (Vec::new(), Vec::new());
         for (entry, change) in &met.other_degrees {
-            let entry_of = &mut left.entries[*entry as usize];
+            let entry_of = &mut other.entries[*entry as usize];
             let was_alone = entry_of.degree == 0;
             entry_of.degree += change;
             let is_alone = entry_of.degree == 0;
             if was_alone != is_alone {
                 changed.push(*entry);
-                weights.push(if is_alone { entry_of.weight } else { -entry_of.weight });
+                weights.push(if is_alone == is_semi { -entry_of.weight } else { entry_of.weight });
             }
         }
         if !changed.is_empty() {
-            let left = &self.sides[0];
-            let rows = changed.iter().map(|entry| &*left.entries[*entry as usize].row);
-            let columns = left.row_keys.decode_columns(rows);
-            met.out.push(self.unmatched(columns, weights));
+            let other = &self.sides[1 - port];
+            let rows = changed.iter().map(|entry| &*other.entries[*entry as usize].row);
+            let columns = other.row_keys.decode_columns(rows);
+            met.out.push(self.one_sided(1 - port, columns, weights));
         }
     }
 }

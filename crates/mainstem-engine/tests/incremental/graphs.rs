@@ -106,7 +106,9 @@ impl GraphBuilder {
         filter: Option<Scalar>,
     ) -> OperatorId {
         let mut types = self.types(inputs[0]);
-        types.extend(self.types(inputs[1]));
+        if kind.gives_pairs() {
+            types.extend(self.types(inputs[1]));
+        }
         let on = on.iter().map(|(left, right)| (column(*left), column(*right))).collect();
         self.add(Operator::Join { kind, on, null_equals_null, filter }, inputs.to_vec(), &types)
     }

@@ -95,7 +95,7 @@ async fn distinct_aggregates_equal_the_stock_ones() {
 
 #[tokio::test]
 async fn joins_of_all_kinds_equal_the_stock_ones() {
-    for kind in [JoinKind::Inner, JoinKind::Left] {
+    for kind in [JoinKind::Inner, JoinKind::Left, JoinKind::Full, JoinKind::Semi, JoinKind::Anti] {
         for null_equals_null in [false, true] {
             for is_filtered in [false, true] {
                 let mut graph = GraphBuilder::new();

@@ -108,7 +108,13 @@ fn plan(node: &Node, plans: &[LogicalPlan], tables: &HashMap<RelationId, RecordB
                 .unwrap()
         }
         Operator::Join { kind, on, null_equals_null, filter } => {
-            let kind = if *kind == JoinKind::Left { JoinType::Left } else { JoinType::Inner };
+            let kind = match kind {
+                JoinKind::Inner => JoinType::Inner,
+                JoinKind::Left => JoinType::Left,
+                JoinKind::Full => JoinType::Full,
+                JoinKind::Semi => JoinType::LeftSemi,
+                JoinKind::Anti => JoinType::LeftAnti,
+            };
             let key = |scalar: &Scalar, port: usize| match scalar {
                 Scalar::Column(index) => Column::new_unqualified(name(node.inputs[port], *index)),
                 other => unreachable!("tests join on columns, not {other:?}"),

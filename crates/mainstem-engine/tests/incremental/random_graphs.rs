@@ -111,7 +111,7 @@ fn add_join(
         return None;
     }
     let on = [(pick(random, &of_left), pick(random, &of_right))];
-    let kind = pick(random, &[JoinKind::Inner, JoinKind::Left]);
+    let kind = pick(random, &[JoinKind::Inner, JoinKind::Left, JoinKind::Full, JoinKind::Semi, JoinKind::Anti]);
     let filter = random.random_bool(0.5).then(|| {
         let base = graph.types(left).len();
         let numbers = (of_type(graph, left, &DataType::Int64), of_type(graph, right, &DataType::Int64));

@@ -129,6 +129,11 @@ impl Writer<'_> {
             ("IN subquery", "a.k IN (SELECT k FROM u WHERE v > 5)"),
             ("EXISTS", "EXISTS (SELECT 1 FROM u WHERE u.k = a.k AND u.b)"),
             ("NOT EXISTS", "NOT EXISTS (SELECT 1 FROM u WHERE u.id = a.id)"),
+            ("EXISTS with condition", "EXISTS (SELECT 1 FROM u WHERE u.k = a.k AND u.v > a.v)"),
+            ("NOT EXISTS with condition", "NOT EXISTS (SELECT 1 FROM u WHERE u.k = a.k AND u.v > a.v)"),
+            ("EXISTS without equality", "EXISTS (SELECT 1 FROM u WHERE u.v > a.v)"),
+            ("IN within OR", "(a.v > 3 OR a.k IN (SELECT k FROM u WHERE v > 5))"),
+            ("EXISTS within OR", "(a.v > 3 OR EXISTS (SELECT 1 FROM u WHERE u.k = a.k AND u.v > a.v))"),
         ])
     }
 
@@ -206,6 +211,11 @@ impl Writer<'_> {
                 ("left join", " LEFT JOIN u AS b ON a.id = b.id"),
                 ("left join with condition", " LEFT JOIN u AS b ON a.k = b.k AND a.v < b.v AND b.b"),
                 ("right join", " RIGHT JOIN u AS b ON a.id = b.id AND a.k = b.k"),
+                ("full join", " FULL JOIN u AS b ON a.id = b.id AND a.k = b.k"),
+                ("full join with condition", " FULL JOIN u AS b ON a.k = b.k AND a.v < b.v"),
+                ("cross join", " CROSS JOIN (SELECT * FROM u WHERE v > 3) AS b"),
+                ("join without equality", " JOIN u AS b ON a.v < b.v AND a.k <> b.k"),
+                ("left join without equality", " LEFT JOIN u AS b ON a.v < b.v AND a.k > b.k"),
                 ("self join", " JOIN t AS b ON a.id = b.id AND a.v <= b.v"),
             ]);
         }
@@ -216,7 +226,7 @@ impl Writer<'_> {
         if joined && self.chance(0.2) {
             conditions.push(self.predicate("b"));
         }
-        if self.chance(0.2) {
+        if self.chance(0.35) {
             conditions.push(self.subquery_predicate());
         }
         if !conditions.is_empty() {

@@ -41,7 +41,7 @@ fn graphs() -> Vec<(&'static str, Graph)> {
         ];
         graph.aggregate(input, &[], aggregates);
     });
-    for kind in [JoinKind::Inner, JoinKind::Left] {
+    for kind in [JoinKind::Inner, JoinKind::Left, JoinKind::Full, JoinKind::Semi] {
         add("join", &move |graph| {
             let (left, right) = (graph.input(LEFT), graph.input(RIGHT));
             graph.join(kind, [left, right], &[(of::ID, of::ID)], false, None);

@@ -55,9 +55,9 @@ impl Graph {
                     aggregates.iter().flat_map(|aggregate| aggregate.arguments.iter().chain(&aggregate.filter));
                 group.iter().chain(arguments).try_for_each(|scalar| in_range(scalar, over))
             }
-            Operator::Join { on, filter, .. } => {
+            Operator::Join { kind, on, filter, .. } => {
                 let (left, right) = (over, inputs[1].len());
-                same_width(width == left + right)?;
+                same_width(width == if kind.gives_pairs() { left + right } else { left })?;
                 for (of_left, of_right) in on {
                     in_range(of_left, left)?;
                     in_range(of_right, right)?;

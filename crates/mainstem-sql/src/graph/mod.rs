@@ -112,9 +112,9 @@ pub enum Operator {
         /// Over the input.
         aggregates: Vec<Aggregate>,
     },
-    /// Pairs of rows. Output: columns of the left input, then of the right.
+    /// Pairs of rows, or rows with or without a partner. Output: columns of the left input, then, if it gives pairs, of the right.
     Join {
-        /// Whether left rows without partner are kept.
+        /// What is given.
         kind: JoinKind,
         /// Equalities: the first over the left input, the second over the right. At least one.
         on: Vec<(Scalar, Scalar)>,
@@ -145,8 +145,8 @@ pub enum Operator {
     },
 }
 
-/// Kinds of joins. A right join is a left join with its sides swapped and a projection above it; IN and EXISTS are joins
-/// with the distinct keys of the other side.
+/// Kinds of joins. A right join is a left join with its sides swapped and a projection above it; IN and EXISTS by equalities
+/// alone are joins with the distinct keys of the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JoinKind {
@@ -154,6 +154,20 @@ pub enum JoinKind {
     Inner,
     /// Pairs, and left rows without partner with nulls for the right.
     Left,
+    /// Pairs, and rows of either side without partner with nulls for the other.
+    Full,
+    /// Left rows with a partner, alone.
+    Semi,
+    /// Left rows without partner, alone.
+    Anti,
+}
+
+impl JoinKind {
+    /// Whether the output has the columns of the right side.
+    #[must_use]
+    pub fn gives_pairs(self) -> bool {
+        !matches!(self, JoinKind::Semi | JoinKind::Anti)
+    }
 }
 
 /// One key of an order.

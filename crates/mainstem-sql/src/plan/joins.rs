@@ -1,7 +1,8 @@
-//! Joins: all kinds by inner and left joins.
+//! Joins of all kinds.
 //!
-//! A right join is a left join with its sides swapped. `IN` and `EXISTS` are inner joins with the distinct keys of the other
-//! side; `NOT EXISTS` is a left join with them that keeps rows without partner.
+//! A right join is a left join with its sides swapped. `IN` and `EXISTS` by equalities alone are inner joins with the distinct keys
+//! of the other side, `NOT EXISTS` is a left join with them that keeps rows without partner; other conditions take semi and
+//! anti joins. Within OR or CASE they are a column of true and false. Without any equality all rows have one key.
 
 use datafusion::common::{DFSchema, JoinType, NullEquality, ScalarValue};
 use datafusion::logical_expr::{FetchType, Join, LogicalPlan};
@@ -18,98 +19,126 @@ impl Convert {
         }
         match join.join_type {
             JoinType::Inner => self.pairs(join, JoinKind::Inner),
+            // That is how a scalar subquery is planned: of several rows it must be an error, not a join with all of them.
+            JoinType::Left if join.on.is_empty() && join.filter.is_none() && !is_one_row(&join.right) => {
+                Err(not_yet("a scalar subquery that may give several rows"))
+            }
             JoinType::Left => self.pairs(join, JoinKind::Left),
             JoinType::Right => self.right(join),
             JoinType::LeftSemi | JoinType::RightSemi | JoinType::LeftAnti | JoinType::RightAnti => self.exists(join),
-            JoinType::Full => Err(not_yet("FULL JOIN")),
-            JoinType::LeftMark | JoinType::RightMark => Err(not_yet("IN or EXISTS within OR, CASE or the select list")),
+            JoinType::Full => self.pairs(join, JoinKind::Full),
+            JoinType::LeftMark | JoinType::RightMark => self.mark(join),
         }
     }
 
     fn pairs(&mut self, join: &Join, kind: JoinKind) -> Result<OperatorId, SqlError> {
-        let on = keys(join)?;
+        let on = some_keys(keys(join)?)?;
         let filter = join.filter.as_ref().map(|filter| Scalar::from_expr(filter, &both(join)?)).transpose()?;
-        let on = self.some_keys(on, join)?;
         let left = self.plan(&join.left)?;
         let right = self.plan(&join.right)?;
         Ok(self.push_join(kind, on, nulls_match(join), filter, left, right))
     }
 
-    /// A join without equality compares all with all. It is done only where one side is one row: a scalar subquery.
-    fn some_keys(&self, on: Vec<(Scalar, Scalar)>, join: &Join) -> Result<Vec<(Scalar, Scalar)>, SqlError> {
-        if !on.is_empty() {
-            return Ok(on);
-        }
-        if is_one_row(&join.right) || (join.join_type == JoinType::Inner && is_one_row(&join.left)) {
-            let one = Scalar::Literal(Literal::from_value(&ScalarValue::Boolean(Some(true)))?);
-            return Ok(vec![(one.clone(), one)]);
-        }
-        let what = match (&join.filter, join.join_type) {
-            (Some(_), _) => "a join without an equality",
-            (None, JoinType::Left) => "a scalar subquery that may give several rows",
-            (None, _) => "a cross join",
-        };
-        Err(not_yet(what).with_hint("Add a condition a.x = b.y to the join."))
-    }
-
     fn right(&mut self, join: &Join) -> Result<OperatorId, SqlError> {
-        let on: Vec<_> = keys(join)?.into_iter().map(|(left, right)| (right, left)).collect();
-        if on.is_empty() {
-            return Err(not_yet("a right join without an equality"));
-        }
+        let on = some_keys(swapped(keys(join)?))?;
         let (left_width, right_width) = (join.left.schema().fields().len(), join.right.schema().fields().len());
-        let both = join.right.schema().join(join.left.schema());
-        let filter = match &join.filter {
-            Some(filter) => Some(Scalar::from_expr(filter, &both?)?),
-            None => None,
-        };
+        let filter = filter_of(join, true)?;
         let left = self.plan(&join.left)?;
         let right = self.plan(&join.right)?;
-        let swapped = self.push_join(JoinKind::Left, on, nulls_match(join), filter, right, left);
+        let turned = self.push_join(JoinKind::Left, on, nulls_match(join), filter, right, left);
         let order = (right_width..right_width + left_width).chain(0..right_width);
-        self.pick(order, swapped)
+        self.pick(order, turned)
     }
 
     fn exists(&mut self, join: &Join) -> Result<OperatorId, SqlError> {
         let is_swapped = matches!(join.join_type, JoinType::RightSemi | JoinType::RightAnti);
         let is_anti = matches!(join.join_type, JoinType::LeftAnti | JoinType::RightAnti);
         let (kept, other) = if is_swapped { (&join.right, &join.left) } else { (&join.left, &join.right) };
-        let mut on = keys(join)?;
-        if is_swapped {
-            on = on.into_iter().map(|(left, right)| (right, left)).collect();
+        let kept = self.plan(kept)?;
+        let other = self.plan(other)?;
+        if join.filter.is_some() || join.on.is_empty() {
+            let kind = if is_anti { JoinKind::Anti } else { JoinKind::Semi };
+            return self.half(join, is_swapped, kind, kept, other);
         }
-        if join.filter.is_some() {
-            return Err(not_yet("IN or EXISTS with a condition on both sides that is no equality"));
+        let width = self.nodes[kept.0 as usize].schema.len();
+        if !is_anti {
+            let joined = self.with_marker(join, is_swapped, JoinKind::Inner, kept, other)?;
+            return self.pick(0..width, joined);
         }
-        if on.is_empty() {
-            return Err(not_yet("EXISTS without an equality to the outer query"));
-        }
+        let joined = self.with_marker(join, is_swapped, JoinKind::Left, kept, other)?;
+        let marker = self.nodes[joined.0 as usize].schema.len() - 1;
+        let argument = Box::new(Scalar::Column(marker));
+        let alone = self.same(Operator::Filter { predicate: Scalar::Is { test: IsTest::Null, argument } }, joined);
+        self.pick(0..width, alone)
+    }
+
+    /// A column that says whether there is a partner.
+    fn mark(&mut self, join: &Join) -> Result<OperatorId, SqlError> {
+        let is_swapped = join.join_type == JoinType::RightMark;
+        let (kept, other) = if is_swapped { (&join.right, &join.left) } else { (&join.left, &join.right) };
         let kept = self.plan(kept)?;
         let other = self.plan(other)?;
         let width = self.nodes[kept.0 as usize].schema.len();
+        let mut schema = self.nodes[kept.0 as usize].schema.clone();
+        schema.push(internal_field("mark", "Boolean"));
+        let with = |mark: Scalar| (0..width).map(Scalar::Column).chain([mark]).collect::<Vec<_>>();
+        if join.filter.is_some() || join.on.is_empty() {
+            let mut halves = Vec::new();
+            for (kind, mark) in [(JoinKind::Semi, true), (JoinKind::Anti, false)] {
+                let half = self.half(join, is_swapped, kind, kept, other)?;
+                halves.push(self.project_scalars(with(boolean(mark)?), schema.clone(), half)?);
+            }
+            let lineage = vec![Lineage::Other; schema.len()];
+            return Ok(self.push(Operator::Union, halves, schema, false, lineage));
+        }
+        let joined = self.with_marker(join, is_swapped, JoinKind::Left, kept, other)?;
+        let marker = self.nodes[joined.0 as usize].schema.len() - 1;
+        let mark = Scalar::Is { test: IsTest::NotNull, argument: Box::new(Scalar::Column(marker)) };
+        self.project_scalars(with(mark), schema, joined)
+    }
+
+    /// Rows of `kept` with or without a partner, by any condition.
+    fn half(
+        &mut self,
+        join: &Join,
+        is_swapped: bool,
+        kind: JoinKind,
+        kept: OperatorId,
+        other: OperatorId,
+    ) -> Result<OperatorId, SqlError> {
+        let on = keys(join)?;
+        let on = some_keys(if is_swapped { swapped(on) } else { on })?;
+        let filter = filter_of(join, is_swapped)?;
+        Ok(self.push_join(kind, on, nulls_match(join), filter, kept, other))
+    }
+
+    /// A join of `kept` with the distinct keys of `other`; its last column is true where there is such a key.
+    fn with_marker(
+        &mut self,
+        join: &Join,
+        is_swapped: bool,
+        kind: JoinKind,
+        kept: OperatorId,
+        other: OperatorId,
+    ) -> Result<OperatorId, SqlError> {
+        let on = keys(join)?;
+        let on = if is_swapped { swapped(on) } else { on };
         let (of_kept, mut of_other): (Vec<_>, Vec<_>) = on.into_iter().unzip();
         let mut schema = self.key_fields(&of_kept, kept, join)?;
-        let marker = of_other.len();
-        if is_anti {
-            of_other.push(Scalar::Literal(Literal::from_value(&ScalarValue::Boolean(Some(true)))?));
+        if kind == JoinKind::Left {
+            of_other.push(boolean(true)?);
             schema.push(internal_field("is_there", "Boolean"));
         }
         let keys = self.project_scalars(of_other, schema, other)?;
         let keys = self.same(Operator::Distinct, keys);
         let on = of_kept.into_iter().enumerate().map(|(i, scalar)| (scalar, Scalar::Column(i))).collect();
-        let kind = if is_anti { JoinKind::Left } else { JoinKind::Inner };
-        let mut joined = self.push_join(kind, on, nulls_match(join), None, kept, keys);
-        if is_anti {
-            let argument = Box::new(Scalar::Column(width + marker));
-            joined = self.same(Operator::Filter { predicate: Scalar::Is { test: IsTest::Null, argument } }, joined);
-        }
-        self.pick(0..width, joined)
+        Ok(self.push_join(kind, on, nulls_match(join), None, kept, keys))
     }
 
     /// Fields of a projection to keys; both sides of an equality have one type.
     fn key_fields(&self, keys: &[Scalar], kept: OperatorId, join: &Join) -> Result<Vec<GraphField>, SqlError> {
         use datafusion::logical_expr::ExprSchemable;
-        let is_swapped = matches!(join.join_type, JoinType::RightSemi | JoinType::RightAnti);
+        let is_swapped = matches!(join.join_type, JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark);
         let field = |(i, scalar): (usize, &Scalar)| {
             if let Scalar::Column(column) = scalar {
                 let field = &self.nodes[kept.0 as usize].schema[*column];
@@ -139,11 +168,11 @@ impl Convert {
         left: OperatorId,
         right: OperatorId,
     ) -> OperatorId {
-        let sides = [left.0 as usize, right.0 as usize];
+        let given = if kind.gives_pairs() { 2 } else { 1 };
+        let sides = &[left.0 as usize, right.0 as usize][..given];
         let schema = sides.iter().flat_map(|side| self.nodes[*side].schema.clone());
         let schema = schema.map(|field| GraphField { nullable: true, ..field }).collect();
-        let mut lineage: Vec<Lineage> = self.lineage[sides[0]].clone();
-        lineage.extend_from_slice(&self.lineage[sides[1]]);
+        let lineage: Vec<Lineage> = sides.iter().flat_map(|side| self.lineage[*side].clone()).collect();
         let append_only = kind == JoinKind::Inner && sides.iter().all(|side| self.nodes[*side].append_only);
         let operator = Operator::Join { kind, on, null_equals_null, filter };
         self.push(operator, vec![left, right], schema, append_only, lineage)
@@ -160,6 +189,26 @@ fn keys(join: &Join) -> Result<Vec<(Scalar, Scalar)>, SqlError> {
         Ok((Scalar::from_expr(left, left_schema)?, Scalar::from_expr(right, right_schema)?))
     };
     join.on.iter().map(pair).collect()
+}
+
+fn swapped(on: Vec<(Scalar, Scalar)>) -> Vec<(Scalar, Scalar)> {
+    on.into_iter().map(|(left, right)| (right, left)).collect()
+}
+
+fn boolean(value: bool) -> Result<Scalar, SqlError> {
+    Ok(Scalar::Literal(Literal::from_value(&ScalarValue::Boolean(Some(value)))?))
+}
+
+/// A join without equality compares all with all: all rows have one key.
+fn some_keys(on: Vec<(Scalar, Scalar)>) -> Result<Vec<(Scalar, Scalar)>, SqlError> {
+    if on.is_empty() { Ok(vec![(boolean(true)?, boolean(true)?)]) } else { Ok(on) }
+}
+
+/// The condition over the columns of both sides, those of the right first if the sides are swapped.
+fn filter_of(join: &Join, is_swapped: bool) -> Result<Option<Scalar>, SqlError> {
+    let Some(filter) = &join.filter else { return Ok(None) };
+    let schema = if is_swapped { join.right.schema().join(join.left.schema())? } else { both(join)? };
+    Ok(Some(Scalar::from_expr(filter, &schema)?))
 }
 
 fn both(join: &Join) -> Result<DFSchema, SqlError> {
