@@ -5,15 +5,12 @@ Writes records to all partitions of a topic of N (10,000) with `mainstem bench t
 files of the server before, with the data, and after kill -9 and a start; and how long that start took. Nothing is left behind.
 """
 
-import argparse
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from start import ROOT, Server
+from start import Server, directory, parser_of
 
 
 def show(what: str, server: Server) -> float:
@@ -25,14 +22,10 @@ def show(what: str, server: Server) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Memory and open files with many partitions.")
+    parser = parser_of("Memory and open files with many partitions.")
     parser.add_argument("--partitions", type=int, default=10_000, help="of one topic (default: %(default)s)")
-    parser.add_argument("--dir", type=Path, help="where the data directory is made (default: the temporary directory)")
-    parser.add_argument("--mainstem", type=Path, default=ROOT / "target/release/mainstem", help="a release binary")
     options = parser.parse_args()
-    place = Path(tempfile.mkdtemp(prefix="mainstem-partitions-", dir=options.dir))
-    server = None
-    try:
+    with directory(options.dir) as place:
         server = Server(options.mainstem, place / "data")
         before = show("empty", server)
         subprocess.run([options.mainstem, "bench", "throughput", "--partitions", str(options.partitions), "--produce-only",
@@ -43,10 +36,6 @@ def main() -> int:
             server = Server(options.mainstem, place / "data")
             now = show("after kill -9", server)
         print(f"{(now - before) / options.partitions:.2f} KiB for each of {options.partitions:,} partitions")
-    finally:
-        if server is not None and server.process.poll() is None:
-            server.kill()
-        shutil.rmtree(place, ignore_errors=True)
     return 0
 
 

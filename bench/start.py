@@ -7,6 +7,7 @@ killing it each time. Prints from exec to the first answer of GET /ready, and wh
 """
 
 import argparse
+import contextlib
 import http.client
 import re
 import shutil
@@ -29,6 +30,8 @@ def free_port() -> int:
 
 
 class Server:
+    all: list["Server"] = []
+
     def __init__(self, mainstem: Path, data: Path):
         self.http, self.kafka = free_port(), free_port()
         self.log = data.with_suffix(".log").open("w+")
@@ -36,6 +39,7 @@ class Server:
         self.process = subprocess.Popen(
             [mainstem, "serve", "--data-dir", data, "--kafka-listen", f"127.0.0.1:{self.kafka}", "--pg-listen", "127.0.0.1:0",
              "--http-listen", f"127.0.0.1:{self.http}"], stdout=subprocess.DEVNULL, stderr=self.log)
+        Server.all.append(self)
         while self.get("/ready") is None:
             if self.process.poll() is not None:
                 self.log.seek(0)
@@ -58,15 +62,31 @@ class Server:
         self.process.wait()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Times starts after kill -9 with much data.")
-    parser.add_argument("--gb", type=float, default=50, help="GB of records (default: %(default)s)")
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """With what every such script asks for."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--dir", type=Path, help="where the data directory is made (default: the temporary directory)")
     parser.add_argument("--mainstem", type=Path, default=ROOT / "target/release/mainstem", help="a release binary")
-    options = parser.parse_args()
-    place = Path(tempfile.mkdtemp(prefix="mainstem-start-", dir=options.dir))
-    server = None
+    return parser
+
+
+@contextlib.contextmanager
+def directory(parent: Path | None):
+    """For the servers of one run. Afterwards none runs, and it is gone."""
+    place = Path(tempfile.mkdtemp(prefix="mainstem-bench-", dir=parent))
     try:
+        yield place
+    finally:
+        for server in Server.all:
+            server.kill()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def main() -> int:
+    parser = parser_of("Times starts after kill -9 with much data.")
+    parser.add_argument("--gb", type=float, default=50, help="GB of records (default: %(default)s)")
+    options = parser.parse_args()
+    with directory(options.dir) as place:
         if shutil.disk_usage(place).free < options.gb * 1.1e9:
             parser.error(f"{place} has no room for {options.gb:g} GB")
         server = Server(options.mainstem, place / "data")
@@ -86,10 +106,6 @@ def main() -> int:
             replayed = re.findall(r"^(mainstem_log_recovery\w+) (\d+)", server.get("/metrics") or "", re.M)
             print(f"ready after {server.ready_ms:.0f} ms; {', '.join(f'{name} {value}' for name, value in replayed)}", flush=True)
             server.kill()
-    finally:
-        if server is not None and server.process.poll() is None:
-            server.kill()
-        shutil.rmtree(place, ignore_errors=True)
     return 0
 
 

@@ -1,5 +1,6 @@
 """Memory stays bounded whatever clients do."""
 
+import contextlib
 import socket
 import struct
 
@@ -54,34 +55,40 @@ def test_thousands_of_idle_connections_take_little_memory(server):
         assert connection.receive() is not None
 
 
+@contextlib.contextmanager
 def fetches_that_nobody_takes(server, topic):
+    """200 of them, while others still read."""
     connections = []
-    for _ in range(200):
-        connection = Connection(server.kafka)
-        # What the system holds for them does not count.
-        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.send(FETCH, 4, fetch_body(topic))
-        connections.append(connection)
-    return connections
+    try:
+        for _ in range(200):
+            connection = Connection(server.kafka)
+            connections.append(connection)
+            # What the system holds for them does not count.
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.send(FETCH, 4, fetch_body(topic))
+        yield
+        with Connection(server.kafka) as reader:
+            reader.send(FETCH, 4, fetch_body(topic, offset=59_000))
+            assert reader.receive() is not None
+    finally:
+        for connection in connections:
+            connection.socket.close()
+
+
+def held_and_grown(server, before):
+    """MiB of records that fetches hold in memory, and of all memory since then."""
+    return server.metric("mainstem_kafka_fetched_bytes_in_memory") / MIB, anonymous_mib(server) - before
 
 
 def test_consumers_that_take_nothing_of_large_batches_hold_nothing_in_memory(server):
     create_topic(server, "large", 1)
     fill(server, "large", 60)
     before = anonymous_mib(server)
-    stalled = fetches_that_nobody_takes(server, "large")
-    try:
+    with fetches_that_nobody_takes(server, "large"):
         until(lambda: server.metric("mainstem_kafka_requests_total", api="Fetch") >= 200, "all to be asked")
         # The batches stay in their file until the socket takes them.
-        held = server.metric("mainstem_kafka_fetched_bytes_in_memory") / MIB
-        grown = anonymous_mib(server) - before
+        held, grown = held_and_grown(server, before)
         assert held < 1 and grown < 50, f"{held:.0f} MiB of records, {grown:.0f} MiB in all"
-        with Connection(server.kafka) as reader:
-            reader.send(FETCH, 4, fetch_body("large", offset=59_000))
-            assert reader.receive() is not None
-    finally:
-        for connection in stalled:
-            connection.socket.close()
 
 
 def test_consumers_that_take_nothing_do_not_fill_the_memory_and_others_read_on(server):
@@ -90,19 +97,11 @@ def test_consumers_that_take_nothing_do_not_fill_the_memory_and_others_read_on(s
     # Small batches of an earlier life are read, not sent from their file.
     server.restart()
     before = anonymous_mib(server)
-    stalled = fetches_that_nobody_takes(server, "small")
-    try:
+    with fetches_that_nobody_takes(server, "small"):
         until(lambda: server.metric("mainstem_kafka_fetched_bytes_in_memory") > 50 * MIB, "answers that nobody takes")
         # 200 answers of 50 MiB would be 10 GiB.
-        held = server.metric("mainstem_kafka_fetched_bytes_in_memory") / MIB
-        grown = anonymous_mib(server) - before
+        held, grown = held_and_grown(server, before)
         assert held < 300 and grown < 400, f"{held:.0f} MiB of records, {grown:.0f} MiB in all"
-        with Connection(server.kafka) as reader:
-            reader.send(FETCH, 4, fetch_body("small", offset=59_000))
-            assert reader.receive() is not None
-    finally:
-        for connection in stalled:
-            connection.socket.close()
     until(lambda: server.metric("mainstem_kafka_fetched_bytes_in_memory") < MIB, "their memory to come back")
 
 

@@ -6,6 +6,7 @@
 //! Always true here: a failure names the input and the command that repeats it; the saved corpus changes only when asked.
 
 use std::fs::{self, File};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -15,8 +16,8 @@ use serde_json::Value;
 
 use crate::{Result, process};
 
-/// Targets at once.
-const AT_ONCE: usize = 2;
+/// Targets at once, unless told.
+const AT_ONCE: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
 /// What a target's saved corpus may take: the smallest inputs stay.
 const SAVED_BYTES_MAX: u64 = 256 << 10;
 /// Inputs of such a name stay in the saved corpus: each has failed once.
@@ -37,11 +38,13 @@ struct Options {
     input: Option<PathBuf>,
     /// Keep what was found in the saved corpus.
     save: bool,
+    /// Targets.
+    at_once: NonZeroUsize,
 }
 
 impl Options {
     fn parse(arguments: &[&str]) -> Result<Options> {
-        let mut options = Options { seconds: 120, target: None, input: None, save: false };
+        let mut options = Options { seconds: 120, target: None, input: None, save: false, at_once: AT_ONCE };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let mut value = || rest.next().ok_or_else(|| format!("{argument} needs a value"));
@@ -53,6 +56,10 @@ impl Options {
                 "--target" => options.target = Some((*value()?).to_owned()),
                 "--input" => options.input = Some(PathBuf::from(value()?)),
                 "--save" => options.save = true,
+                "--at-once" => {
+                    let text = value()?;
+                    options.at_once = text.parse().map_err(|_| format!("--at-once {text}: not a number above 0"))?;
+                }
                 other => return Err(format!("unknown option `{other}` of fuzz; try `cargo xtask help`")),
             }
         }
@@ -88,7 +95,7 @@ fn start(root: &Path, options: Options, features: &str) -> Result<()> {
     let queue = Mutex::new(names.into_iter());
     let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..fuzzer.options.at_once.get() {
             scope.spawn(|| {
                 loop {
                     let next = queue.lock().expect("no thread panics with it").next();
@@ -292,7 +299,7 @@ mod tests {
     #[test]
     fn options_are_read_and_what_is_none_is_named() {
         let parsed = Options::parse(&["--seconds", "5", "--target", "a"]);
-        let expected = Options { seconds: 5, target: Some("a".to_owned()), input: None, save: false };
+        let expected = Options { seconds: 5, target: Some("a".to_owned()), input: None, save: false, at_once: AT_ONCE };
         assert_eq!(parsed, Ok(expected));
         assert_eq!(Options::parse(&["--seconds", "x"]), Err("--seconds x: not a number".to_owned()));
         assert_eq!(Options::parse(&["--seconds"]), Err("--seconds needs a value".to_owned()));

@@ -22,9 +22,9 @@ Commands:
   ci [--lint]  All that continuous integration runs, in its order: setup, fmt, edges, tests, fuzz, outside world.
                With --lint also clippy, which builds everything a second time
   edges        Prove that the crates depend on one another only as the design allows
-  fuzz [--seconds N] [--target NAME] [--save | --input FILE]
-               Fuzz every parser that faces a disk or a network, two at a time, N seconds each (120 unless told; the long
-               run is --seconds 3600). Needs a C++ compiler. --save keeps what was found in fuzz/corpus/; --input runs one
+  fuzz [--seconds N] [--at-once N] [--target NAME] [--save | --input FILE]
+               Fuzz every parser that faces a disk or a network, two at once and N seconds each unless told (120;
+               the long run is --seconds 3600). Needs a C++ compiler. --save keeps what was found in fuzz/corpus/; --input runs one
                input again
   lint         cargo clippy with warnings denied
   setup        Install what the tests against the outside world need (Debian packages when run as root,

@@ -225,8 +225,8 @@ impl Broker {
     }
 
     /// One request (a frame without its length) to the chunks of its response, all in memory, which make a frame with its
-    /// length; `None` for Produce with acks=0. An error means that the connection has to be closed. Dropping the future is safe: what was
-    /// appended stays, what was not is not.
+    /// length; `None` for Produce with acks=0. An error means that the connection has to be closed. Dropping the future is
+    /// safe: what was appended stays, what was not is not.
     pub async fn handle(&self, frame: Bytes, client: &ClientInfo) -> Answered<Bytes> {
         let chunks = match self.begin(frame, client).await? {
             Reply::Ready(chunks) => chunks,

@@ -240,7 +240,7 @@ pub struct Read<B = Bytes> {
 pub enum Stored {
     /// Read.
     Memory(Bytes),
-    /// Their headers were read.
+    /// Their headers were seen in this life.
     File(FileRange),
 }
 

@@ -214,8 +214,8 @@ impl Log {
         self.shared.read(partition, Wanted { offset, end: i64::MAX, bytes_max, at_least_one })
     }
 
-    /// Like [`Log::read`], for who sends the batches on: of many bytes in large batches only the headers are read, and the
-    /// answer says where they stand.
+    /// Like [`Log::read`], for who sends the batches on: of many bytes at most the headers are read, and the answer says where
+    /// they stand.
     pub fn read_in_place(
         &self,
         partition: TopicPartition,

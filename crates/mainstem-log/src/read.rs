@@ -1,7 +1,8 @@
 //! Reading: batches by offset, offsets by time, the order.
 //!
 //! Always true here: what is answered lies below the high watermark that was read first; every batch's header follows the
-//! one before it, or the partition stops there. The CRC of a batch is the reader's to check.
+//! one before it when it is first read in this life (writing it counts), or the partition stops there. The CRC of a batch is
+//! the reader's to check.
 
 use std::io;
 use std::sync::Arc;

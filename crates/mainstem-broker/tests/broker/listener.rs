@@ -16,7 +16,7 @@ use mainstem_kafka_wire::messages::{
 use mainstem_kafka_wire::produce::{ProduceRequest, ProduceResponse};
 use mainstem_log::{Log, LogConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -132,25 +132,16 @@ async fn connections_are_limited_and_end_with_the_server() {
     assert_eq!(door.rig.broker().counters().connections, 0);
 }
 
-/// Reads an answer in pieces with pauses, so that the sender has to wait again and again.
-async fn frame_slowly(stream: &mut TcpStream) -> Bytes {
-    let mut length = [0; 4];
-    stream.read_exact(&mut length).await.expect("an answer");
-    let mut frame = BytesMut::zeroed(usize::try_from(i32::from_be_bytes(length)).expect("positive"));
-    for piece in frame.chunks_mut(400_000) {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        stream.read_exact(piece).await.expect("the whole answer");
-    }
-    frame.freeze()
-}
-
 /// Large batches leave from their file, small ones from memory, several partitions in one answer.
 async fn fetches_large_batches(broker: &Broker) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(kafka_listener::serve(listener, broker.clone(), shutdown.clone()));
-    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    // Little room at the reader, and more answers than the system holds: the sender has to wait again and again.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(32 << 10).expect("a small buffer");
+    let mut stream = socket.connect(address).await.expect("it listens");
     let asked = CreatableTopic::default().with_name(topic("t")).with_num_partitions(3).with_replication_factor(1);
     let create = CreateTopicsRequest::default().with_topics(vec![asked]).with_timeout_ms(1000);
     stream.write_all(&encode_request(5, 1, None, &create).expect("encodes")).await.expect("sent");
@@ -164,11 +155,19 @@ async fn fetches_large_batches(broker: &Broker) {
             frame(&mut stream).await;
         }
     }
+    const ANSWERS: usize = 8;
+    let mut most = 0;
     let mut next = [0i64; 3];
     while next.iter().any(|next| *next < 200) {
         let request = fetch_of(&[("t", 0, next[0]), ("t", 1, next[1]), ("t", 2, next[2])]);
-        stream.write_all(&request.encode(12, 3, None).expect("encodes")).await.expect("sent");
-        let (_, message) = split_response(1, frame_slowly(&mut stream).await).expect("a header");
+        let request = request.encode(12, 3, None).expect("encodes");
+        stream.write_all(&request.repeat(ANSWERS)).await.expect("sent");
+        let answer = frame(&mut stream).await;
+        for _ in 1..ANSWERS {
+            assert_eq!(frame(&mut stream).await, answer, "the same question has the same answer");
+        }
+        most = most.max(ANSWERS * answer.len());
+        let (_, message) = split_response(1, answer).expect("a header");
         let response = FetchResponse::decode(12, message).expect("decodes");
         let before = next;
         for answer in response.topics.iter().flat_map(|topic| &topic.partitions) {
@@ -182,6 +181,7 @@ async fn fetches_large_batches(broker: &Broker) {
         assert!(next > before, "it gets on: {next:?}");
     }
     assert_eq!(next, [200; 3]);
+    assert!(most > 8 << 20, "no socket holds {most} bytes");
     shutdown.cancel();
     serving.await.expect("it ends");
 }

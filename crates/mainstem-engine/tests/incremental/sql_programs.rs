@@ -132,6 +132,8 @@ impl Writer<'_> {
             ("EXISTS with condition", "EXISTS (SELECT 1 FROM u WHERE u.k = a.k AND u.v > a.v)"),
             ("NOT EXISTS with condition", "NOT EXISTS (SELECT 1 FROM u WHERE u.k = a.k AND u.v > a.v)"),
             ("EXISTS without equality", "EXISTS (SELECT 1 FROM u WHERE u.v > a.v)"),
+            ("EXISTS uncorrelated", "EXISTS (SELECT 1 FROM u WHERE u.v > 8)"),
+            ("NOT EXISTS uncorrelated", "NOT EXISTS (SELECT 1 FROM u WHERE u.v > 8)"),
             ("IN within OR", "(a.v > 3 OR a.k IN (SELECT k FROM u WHERE v > 5))"),
             ("EXISTS within OR", "(a.v > 3 OR EXISTS (SELECT 1 FROM u WHERE u.k = a.k AND u.v > a.v))"),
         ])
@@ -226,7 +228,7 @@ impl Writer<'_> {
         if joined && self.chance(0.2) {
             conditions.push(self.predicate("b"));
         }
-        if self.chance(0.35) {
+        if self.chance(0.5) {
             conditions.push(self.subquery_predicate());
         }
         if !conditions.is_empty() {
@@ -323,9 +325,13 @@ impl Writer<'_> {
 
 fn context() -> SessionContext {
     let mut rules = PhysicalOptimizer::new().rules;
-    // Version 54 fails in the first on equal aggregates, see `oracle`; the second moves `a.id IS NOT NULL` from above
-    // `a RIGHT JOIN b ON a.id = b.id` below it, to b, and so gives rows that the condition excludes.
-    rules.retain(|rule| rule.name() != "aggregate_statistics" && !rule.name().starts_with("FilterPushdown"));
+    // Version 54 fails in the first on equal aggregates, see `oracle`, and in the second on EXISTS without an equality above an
+    // outer join; the third moves `a.id IS NOT NULL` from above `a RIGHT JOIN b ON a.id = b.id` below it, to b, and so gives
+    // rows that the condition excludes.
+    let is_unsound = |name: &str| {
+        ["aggregate_statistics", "ProjectionPushdown"].contains(&name) || name.starts_with("FilterPushdown")
+    };
+    rules.retain(|rule| !is_unsound(rule.name()));
     let config = SessionConfig::new().set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
     let state = SessionStateBuilder::new().with_default_features().with_config(config);
     let context = SessionContext::new_with_state(state.with_physical_optimizer_rules(rules).build());

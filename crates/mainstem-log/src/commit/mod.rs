@@ -1,5 +1,5 @@
-//! The group commit: takes what is queued, makes it durable with one write and one sync, copies it to the segments,
-//! shows it to readers, and only then answers.
+//! The group commit: takes what is queued, makes it durable with one write and one sync (large parts and entries take more),
+//! copies it to the segments, shows it to readers, and only then answers.
 //!
 //! Always true here: one block is in flight at a time; entries become durable, visible and answered in CSN order; after
 //! an error of a write or a sync nothing more is written, and everything that waits is told why.
@@ -105,7 +105,7 @@ impl Shared {
     }
 
     /// An entry that is too large for a block, in several. The writer is not let go meanwhile: no checkpoint may begin the
-    /// next replay in the middle. Segments get nothing of it before all of it is durable.
+    /// next replay in the middle. Nothing of it is applied before all of it is durable.
     fn commit_spooled(&self, writer: &mut Writer, entry: &Queued) -> Result<Committed, Failure> {
         let pieces = spool::pieces_of(&entry.parts, self.config.entry_bytes_max / 2);
         let mut blocks = Vec::with_capacity(pieces.len());

@@ -3,8 +3,8 @@
 //! Words: a *tail* is where a partition's next batch goes; it is *planned* when a block is built and *applied* when
 //! the block is durable and its batches stand in the segments.
 //!
-//! Always true here: segments are written only with batches that are durable in the commit log, so that bytes found in
-//! a segment prove that their block was durable.
+//! Always true here: up to the end that is applied, segments hold only batches whose block was durable. Behind it there may be
+//! placed ones, which come before their block and count only with it; a start cuts off those whose block never came.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

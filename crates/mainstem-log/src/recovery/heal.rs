@@ -1,8 +1,9 @@
 //! What a damaged block of the commit log means for each partition.
 //!
 //! Words: an entry is *lost* when its block cannot be read although a later block, or a step of the order, proves that
-//! it was durable. A partition is *healed* when its segment files hold the lost batches: they were copied there after
-//! their block was durable, and each batch carries its own CRC.
+//! it was durable. A partition is *healed* when its segment files hold the lost batches: copied there after their block
+//! was durable, or placed before it; each batch carries its own CRC. Nothing else can stand at their offsets: each start cuts
+//! off what no entry stands for.
 //!
 //! Always true here: a partition goes on after lost entries only if it is proven that they are all there, or that none
 //! of them was its own. Otherwise it stops at the first offset that is not proven, and its files stay untouched.

@@ -4,8 +4,8 @@
 //! *active*, the others are *sealed* and never change. Compaction writes sealed segments anew, as files of a higher
 //! *generation* (the active one has 0). Files are opened when first needed; at most [`OPEN_MAX`] stay open.
 //!
-//! Always true here: bytes below `len` were durable in the commit log when they were written, or are what compaction left
-//! of such; the offsets of a segment's batches follow one another without a gap, also where records are gone: a batch
+//! Always true here: bytes below `len` are those of entries that are durable in the commit log, or what compaction left of
+//! such; the offsets of a segment's batches follow one another without a gap, also where records are gone: a batch
 //! without records covers them, so that a hole can be told from damage.
 
 mod index;

@@ -31,7 +31,11 @@ pub(super) async fn send(write: &mut OwnedWriteHalf, chunks: Vec<Chunk>) -> Resu
         let sent = match first {
             Chunk::Bytes(_) => when_writable(stream, || write_front(stream, &chunks)).await?,
             Chunk::File(range) => match when_writable(stream, || range.send_to(stream.as_fd())).await {
-                Ok(_) => 0,
+                Ok(_) => {
+                    // A reader that keeps up must not keep the thread from the other connections.
+                    tokio::task::yield_now().await;
+                    0
+                }
                 Err(Closed::Io(error)) if error.kind() == io::ErrorKind::Unsupported => {
                     let read = Chunk::Bytes(take(range)?.into());
                     chunks.push_front(read);

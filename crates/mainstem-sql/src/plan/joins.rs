@@ -51,79 +51,67 @@ impl Convert {
     }
 
     fn exists(&mut self, join: &Join) -> Result<OperatorId, SqlError> {
-        let is_swapped = matches!(join.join_type, JoinType::RightSemi | JoinType::RightAnti);
         let is_anti = matches!(join.join_type, JoinType::LeftAnti | JoinType::RightAnti);
-        let (kept, other) = if is_swapped { (&join.right, &join.left) } else { (&join.left, &join.right) };
-        let kept = self.plan(kept)?;
-        let other = self.plan(other)?;
-        if join.filter.is_some() || join.on.is_empty() {
-            let kind = if is_anti { JoinKind::Anti } else { JoinKind::Semi };
-            return self.half(join, is_swapped, kind, kept, other);
+        let sides = self.sides(join)?;
+        if join.filter.is_some() {
+            return self.half(join, if is_anti { JoinKind::Anti } else { JoinKind::Semi }, sides);
         }
-        let width = self.nodes[kept.0 as usize].schema.len();
-        if !is_anti {
-            let joined = self.with_marker(join, is_swapped, JoinKind::Inner, kept, other)?;
-            return self.pick(0..width, joined);
+        let width = self.nodes[sides.0.0 as usize].schema.len();
+        let mut joined = self.with_marker(join, if is_anti { JoinKind::Left } else { JoinKind::Inner }, sides)?;
+        if is_anti {
+            let predicate = self.marker(joined, IsTest::Null);
+            joined = self.same(Operator::Filter { predicate }, joined);
         }
-        let joined = self.with_marker(join, is_swapped, JoinKind::Left, kept, other)?;
-        let marker = self.nodes[joined.0 as usize].schema.len() - 1;
-        let argument = Box::new(Scalar::Column(marker));
-        let alone = self.same(Operator::Filter { predicate: Scalar::Is { test: IsTest::Null, argument } }, joined);
-        self.pick(0..width, alone)
+        self.pick(0..width, joined)
     }
 
     /// A column that says whether there is a partner.
     fn mark(&mut self, join: &Join) -> Result<OperatorId, SqlError> {
-        let is_swapped = join.join_type == JoinType::RightMark;
-        let (kept, other) = if is_swapped { (&join.right, &join.left) } else { (&join.left, &join.right) };
-        let kept = self.plan(kept)?;
-        let other = self.plan(other)?;
-        let width = self.nodes[kept.0 as usize].schema.len();
-        let mut schema = self.nodes[kept.0 as usize].schema.clone();
+        let sides = self.sides(join)?;
+        let mut schema = self.nodes[sides.0.0 as usize].schema.clone();
+        let width = schema.len();
         schema.push(internal_field("mark", "Boolean"));
         let with = |mark: Scalar| (0..width).map(Scalar::Column).chain([mark]).collect::<Vec<_>>();
-        if join.filter.is_some() || join.on.is_empty() {
+        if join.filter.is_some() {
             let mut halves = Vec::new();
             for (kind, mark) in [(JoinKind::Semi, true), (JoinKind::Anti, false)] {
-                let half = self.half(join, is_swapped, kind, kept, other)?;
+                let half = self.half(join, kind, sides)?;
                 halves.push(self.project_scalars(with(boolean(mark)?), schema.clone(), half)?);
             }
             let lineage = vec![Lineage::Other; schema.len()];
             return Ok(self.push(Operator::Union, halves, schema, false, lineage));
         }
-        let joined = self.with_marker(join, is_swapped, JoinKind::Left, kept, other)?;
-        let marker = self.nodes[joined.0 as usize].schema.len() - 1;
-        let mark = Scalar::Is { test: IsTest::NotNull, argument: Box::new(Scalar::Column(marker)) };
+        let joined = self.with_marker(join, JoinKind::Left, sides)?;
+        let mark = self.marker(joined, IsTest::NotNull);
         self.project_scalars(with(mark), schema, joined)
     }
 
-    /// Rows of `kept` with or without a partner, by any condition.
+    /// The side whose rows are given, and the one where partners are looked for.
+    fn sides(&mut self, join: &Join) -> Result<(OperatorId, OperatorId), SqlError> {
+        let (kept, other) = if keeps_right(join) { (&join.right, &join.left) } else { (&join.left, &join.right) };
+        Ok((self.plan(kept)?, self.plan(other)?))
+    }
+
+    /// Rows of the kept side with or without a partner, by any condition.
     fn half(
         &mut self,
         join: &Join,
-        is_swapped: bool,
         kind: JoinKind,
-        kept: OperatorId,
-        other: OperatorId,
+        (kept, other): (OperatorId, OperatorId),
     ) -> Result<OperatorId, SqlError> {
-        let on = keys(join)?;
-        let on = some_keys(if is_swapped { swapped(on) } else { on })?;
-        let filter = filter_of(join, is_swapped)?;
-        Ok(self.push_join(kind, on, nulls_match(join), filter, kept, other))
+        let filter = filter_of(join, keeps_right(join))?;
+        Ok(self.push_join(kind, keys_from_kept(join)?, nulls_match(join), filter, kept, other))
     }
 
-    /// A join of `kept` with the distinct keys of `other`; its last column is true where there is such a key.
+    /// A join of the kept side with the distinct keys of the other; in a left join the last column is true where there is such
+    /// a key.
     fn with_marker(
         &mut self,
         join: &Join,
-        is_swapped: bool,
         kind: JoinKind,
-        kept: OperatorId,
-        other: OperatorId,
+        (kept, other): (OperatorId, OperatorId),
     ) -> Result<OperatorId, SqlError> {
-        let on = keys(join)?;
-        let on = if is_swapped { swapped(on) } else { on };
-        let (of_kept, mut of_other): (Vec<_>, Vec<_>) = on.into_iter().unzip();
+        let (of_kept, mut of_other): (Vec<_>, Vec<_>) = keys_from_kept(join)?.into_iter().unzip();
         let mut schema = self.key_fields(&of_kept, kept, join)?;
         if kind == JoinKind::Left {
             of_other.push(boolean(true)?);
@@ -135,18 +123,27 @@ impl Convert {
         Ok(self.push_join(kind, on, nulls_match(join), None, kept, keys))
     }
 
+    /// A test of the last column.
+    fn marker(&self, joined: OperatorId, test: IsTest) -> Scalar {
+        let last = self.nodes[joined.0 as usize].schema.len() - 1;
+        Scalar::Is { test, argument: Box::new(Scalar::Column(last)) }
+    }
+
     /// Fields of a projection to keys; both sides of an equality have one type.
     fn key_fields(&self, keys: &[Scalar], kept: OperatorId, join: &Join) -> Result<Vec<GraphField>, SqlError> {
         use datafusion::logical_expr::ExprSchemable;
-        let is_swapped = matches!(join.join_type, JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark);
         let field = |(i, scalar): (usize, &Scalar)| {
             if let Scalar::Column(column) = scalar {
                 let field = &self.nodes[kept.0 as usize].schema[*column];
                 return Ok(GraphField { name: format!("key_{i}"), metadata: Default::default(), ..field.clone() });
             }
-            let (left, right) = &join.on[i];
-            let data_type =
-                if is_swapped { right.get_type(join.right.schema())? } else { left.get_type(join.left.schema())? };
+            // Without any equality there is one key, true.
+            let Some((left, right)) = join.on.get(i) else { return Ok(internal_field(&format!("key_{i}"), "Boolean")) };
+            let data_type = if keeps_right(join) {
+                right.get_type(join.right.schema())?
+            } else {
+                left.get_type(join.left.schema())?
+            };
             Ok(internal_field(&format!("key_{i}"), &crate::graph::type_text(&data_type)?))
         };
         keys.iter().enumerate().map(field).collect()
@@ -189,6 +186,17 @@ fn keys(join: &Join) -> Result<Vec<(Scalar, Scalar)>, SqlError> {
         Ok((Scalar::from_expr(left, left_schema)?, Scalar::from_expr(right, right_schema)?))
     };
     join.on.iter().map(pair).collect()
+}
+
+/// Whether it is the right side whose rows are given.
+fn keeps_right(join: &Join) -> bool {
+    matches!(join.join_type, JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark)
+}
+
+/// The keys of the kept side, each with that of the other. At least one.
+fn keys_from_kept(join: &Join) -> Result<Vec<(Scalar, Scalar)>, SqlError> {
+    let on = keys(join)?;
+    some_keys(if keeps_right(join) { swapped(on) } else { on })
 }
 
 fn swapped(on: Vec<(Scalar, Scalar)>) -> Vec<(Scalar, Scalar)> {
