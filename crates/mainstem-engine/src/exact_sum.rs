@@ -7,6 +7,8 @@
 //! The average is that rounded sum divided by the count. Incremental views and batch queries use this same code, which is
 //! why they agree bit for bit.
 
+use num_bigint::BigInt;
+
 /// The exact sum of a multiset of doubles.
 #[derive(Clone, Debug, Default)]
 pub struct ExactSum {
@@ -114,6 +116,18 @@ impl ExactSum {
     /// The rounded sum divided by the count of what is in it.
     pub fn average(&self, count: i64) -> f64 {
         self.value() / count as f64
+    }
+
+    /// The sum as a whole number and the power of two that it counts. None when something in it is not finite.
+    pub(crate) fn exact(&self) -> Option<(BigInt, i64)> {
+        if self.special.is_some() {
+            return None;
+        }
+        let mut carried = self.clone();
+        carried.carry();
+        let digit = |number: BigInt, limb: &i64| (number << 32_u32) + limb;
+        let number = carried.limbs.iter().rev().fold(BigInt::ZERO, digit);
+        Some((number, i64::from(carried.base) * 32 - 1074))
     }
 
     /// Nothing is left in it (sums that cancel out to zero included).

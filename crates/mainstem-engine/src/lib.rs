@@ -17,6 +17,7 @@ pub mod dead_letters;
 pub mod delta;
 pub mod engine;
 pub mod error;
+pub mod exact_moments;
 pub mod exact_sum;
 pub mod incremental;
 pub mod input_log;

@@ -5,18 +5,21 @@
 
 mod casts;
 mod integers;
+mod lists;
+mod numbering;
 mod postgres;
 mod to_char;
 mod windows;
 
 use std::sync::Arc;
 
-use datafusion::logical_expr::{ScalarUDF, Volatility};
+use datafusion::logical_expr::{ScalarUDF, Volatility, WindowFunctionDefinition, WindowUDF};
 
 use crate::error::{SqlError, sqlstate};
 
 pub(crate) use casts::{PG_CAST, is_postgres_cast, postgres_cast};
 pub(crate) use integers::{integer_function, integer_negate, integer_operator, is_integer};
+pub(crate) use lists::ONLY_ITEM;
 pub(crate) use postgres::{BYTEA_LENGTH, SIMILAR_TO_ESCAPE, TIMEZONE};
 pub use windows::{HOP_STARTS, TUMBLE_START, WINDOW_END, WINDOWS_PER_ROW_MAX};
 
@@ -26,10 +29,24 @@ pub fn scalar_function(name: &str) -> Option<Arc<ScalarUDF>> {
     crate::plan::planning_state().scalar_functions().get(name).cloned()
 }
 
+/// What can stand before OVER, by its name: DataFusion's window functions and aggregates.
+#[must_use]
+pub fn window_function(name: &str) -> Option<WindowFunctionDefinition> {
+    let state = crate::plan::planning_state();
+    let of_windows = state.window_functions().get(name).cloned().map(WindowFunctionDefinition::WindowUDF);
+    of_windows.or_else(|| state.aggregate_functions().get(name).cloned().map(WindowFunctionDefinition::AggregateUDF))
+}
+
 /// The functions that DataFusion does not have, or has with another meaning than PostgreSQL.
 #[must_use]
 pub fn own_functions() -> Vec<Arc<ScalarUDF>> {
-    [windows::all(), integers::all(), casts::all(), postgres::all()].concat()
+    [windows::all(), integers::all(), casts::all(), lists::all(), postgres::all()].concat()
+}
+
+/// The same for window functions.
+#[must_use]
+pub fn own_window_functions() -> Vec<Arc<WindowUDF>> {
+    numbering::all()
 }
 
 /// Refuses a function of this volatility in a view, by name.

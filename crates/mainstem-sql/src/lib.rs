@@ -19,10 +19,10 @@ pub mod text;
 
 pub use arrow_types::{arrow_field, arrow_schema, sql_type};
 pub use error::SqlError;
-pub use functions::scalar_function;
+pub use functions::{scalar_function, window_function};
 pub use graph::{
-    Aggregate, AggregateFunction, Graph, GraphField, IsTest, JoinKind, Literal, LiteralValue, Node, Operator,
-    OperatorId, Scalar, SortKey,
+    Aggregate, AggregateFunction, Frame, FrameBound, FrameUnits, Graph, GraphField, IsTest, JoinKind, Literal,
+    LiteralValue, Moment, Node, Operator, OperatorId, Scalar, SortKey, WindowFunction,
 };
 pub use parse::{parse, parse_expression, parse_query};
 pub use plan::{

@@ -82,6 +82,8 @@ fn data_sqlstate(message: &str) -> Option<&'static str> {
         || has("cast error")
     {
         Some("22P02")
+    } else if has("more than one row returned by a subquery") {
+        Some("21000")
     } else {
         None
     }

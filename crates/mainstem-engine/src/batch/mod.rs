@@ -13,6 +13,7 @@ mod compare;
 mod context;
 mod errors;
 mod event_time;
+mod moments;
 mod oracle;
 mod own_writes;
 mod provider;

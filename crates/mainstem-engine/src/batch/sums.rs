@@ -31,6 +31,7 @@ pub fn exact_aggregates() -> Vec<Arc<AggregateUDF>> {
     [(sum_udaf(), false), (avg_udaf(), true)]
         .into_iter()
         .map(|(stock, is_average)| Arc::new(AggregateUDF::new_from_impl(Exact { stock, is_average })))
+        .chain(super::moments::all())
         .collect()
 }
 

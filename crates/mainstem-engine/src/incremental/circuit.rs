@@ -14,12 +14,13 @@ use super::aggregate::{Aggregate, AggregateParts};
 use super::distinct::Distinct;
 use super::emit_on_close::EmitOnClose;
 use super::join::{Join, JoinParts};
+use super::over::{Over, OverParts};
 use super::stateless::{Constant, DropLate, Filter, Project, Union, Unnest};
 use super::top_n::TopN;
 use super::{Context, Operate};
 use crate::delta::Delta;
 use crate::error::EngineError;
-use crate::scalar::{Compiler, RowErrors};
+use crate::scalar::{CompiledScalar, Compiler, RowErrors};
 
 /// The trailing boolean column of inputs with a watermark: whether the row is late in its own partition.
 pub const LATE_COLUMN: &str = "__late";
@@ -337,17 +338,38 @@ impl Builder<'_> {
             Operator::Union => Box::new(Union { schema: schema.clone() }),
             Operator::Distinct => Box::new(Distinct::new(schema)?),
             Operator::TopN { keys, limit, offset } => {
+                Box::new(TopN::new(schema, self.sort_keys(keys, self.input(node, 0))?, *limit, *offset)?)
+            }
+            Operator::Over { partition, order, functions, limit } => {
                 let input = self.input(node, 0);
-                let key = |key: &mainstem_sql::SortKey| {
-                    let options = SortOptions { descending: key.descending, nulls_first: key.nulls_first };
-                    Ok((self.compiler.compile(&key.expression, input)?, options))
+                let function = |function: &mainstem_sql::WindowFunction| {
+                    let filter = function.filter.as_ref().map(|filter| self.compiler.compile(filter, input));
+                    let arguments = self.compiler.compile_all(&function.arguments, input)?;
+                    Ok((function.clone(), arguments, filter.transpose()?))
                 };
-                let keys = keys.iter().map(key).collect::<Result<Vec<_>, EngineError>>()?;
-                Box::new(TopN::new(schema, keys, *limit, *offset)?)
+                let parts = OverParts {
+                    partition: self.compiler.compile_all(partition, input)?,
+                    order: self.sort_keys(order, input)?,
+                    functions: functions.iter().map(function).collect::<Result<Vec<_>, EngineError>>()?,
+                    limit: *limit,
+                };
+                Box::new(Over::new(input, schema, parts)?)
             }
             Operator::DropLate {} => Box::new(DropLate { schema: schema.clone() }),
             Operator::EmitOnClose { window_end } => Box::new(EmitOnClose::new(schema, *window_end)?),
         })
+    }
+
+    fn sort_keys(
+        &self,
+        keys: &[mainstem_sql::SortKey],
+        input: &SchemaRef,
+    ) -> Result<Vec<(CompiledScalar, SortOptions)>, EngineError> {
+        let key = |key: &mainstem_sql::SortKey| {
+            let options = SortOptions { descending: key.descending, nulls_first: key.nulls_first };
+            Ok((self.compiler.compile(&key.expression, input)?, options))
+        };
+        keys.iter().map(key).collect()
     }
 
     fn aggregate(
@@ -361,6 +383,8 @@ impl Builder<'_> {
             let filter = aggregate.filter.as_ref().map(|filter| self.compiler.compile(filter, input)).transpose()?;
             Ok(AggregateParts {
                 function: aggregate.function.clone(),
+                order: self.sort_keys(&aggregate.order, input)?,
+                ignore_nulls: aggregate.ignore_nulls,
                 arguments: self.compiler.compile_all(&aggregate.arguments, input)?,
                 is_distinct: aggregate.distinct,
                 filter,

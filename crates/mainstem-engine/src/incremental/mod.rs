@@ -5,7 +5,8 @@
 //! (aggregates, top-n, distinct) give theirs.
 //!
 //! Always true here: the sum of all outputs equals the view's query over the sum of all inputs, at every finished version;
-//! every operator takes retractions; no operator recomputes its whole input; an output depends on the sum of a version's
+//! every operator takes retractions; no operator recomputes its whole input (functions OVER a window compute the partitions
+//! that changed); an output depends on the sum of a version's
 //! deltas, not on how they were sliced; floats in deltas are canonical.
 
 mod aggregate;
@@ -15,6 +16,7 @@ mod emit_on_close;
 mod encoding;
 mod join;
 mod multiset;
+mod over;
 mod stateless;
 mod top_n;
 

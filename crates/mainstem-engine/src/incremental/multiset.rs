@@ -112,12 +112,12 @@ impl OrderedMultiset {
     }
 
     /// Visits what lies at the ranks from..until: keys, in order, with how many of them lie there.
-    pub(super) fn visit_ranks(&self, from: i64, until: i64, visit: &mut dyn FnMut(&[u8], i64)) {
+    pub(super) fn visit_ranks<'a>(&'a self, from: i64, until: i64, visit: &mut dyn FnMut(&'a [u8], i64)) {
         self.visit_at(self.root(), 0, from, until, visit);
     }
 
     /// All keys with their counts, in order.
-    pub(super) fn for_each(&self, visit: &mut dyn FnMut(&[u8], i64)) {
+    pub(super) fn for_each<'a>(&'a self, visit: &mut dyn FnMut(&'a [u8], i64)) {
         self.for_each_at(self.root(), visit);
     }
 
@@ -125,7 +125,7 @@ impl OrderedMultiset {
         if node == NIL { 0 } else { self.nodes[node as usize].total }
     }
 
-    fn for_each_at(&self, at: u32, visit: &mut dyn FnMut(&[u8], i64)) {
+    fn for_each_at<'a>(&'a self, at: u32, visit: &mut dyn FnMut(&'a [u8], i64)) {
         if at != NIL {
             let node = &self.nodes[at as usize];
             self.for_each_at(node.left, visit);
@@ -134,7 +134,7 @@ impl OrderedMultiset {
         }
     }
 
-    fn visit_at(&self, at: u32, start: i64, from: i64, until: i64, visit: &mut dyn FnMut(&[u8], i64)) {
+    fn visit_at<'a>(&'a self, at: u32, start: i64, from: i64, until: i64, visit: &mut dyn FnMut(&'a [u8], i64)) {
         if at == NIL || start >= until || start + self.total_of(at) <= from {
             return;
         }

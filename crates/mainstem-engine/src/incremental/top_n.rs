@@ -90,11 +90,20 @@ impl TopN {
         });
         visited
     }
+}
 
-    fn row_of(ordered: &[u8]) -> &[u8] {
-        let (rest, length) = ordered.split_last_chunk::<4>().expect("ordered bytes end with a length");
-        &rest[u32::from_le_bytes(*length) as usize..]
-    }
+/// Bytes by which rows are ordered, see the module's text.
+pub(super) fn ordered_bytes(sort_key: &[u8], row: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    out.extend_from_slice(sort_key);
+    out.extend_from_slice(row);
+    out.extend_from_slice(&(sort_key.len() as u32).to_le_bytes());
+}
+
+/// The row in its ordered bytes.
+pub(super) fn row_of(ordered: &[u8]) -> &[u8] {
+    let (rest, length) = ordered.split_last_chunk::<4>().expect("ordered bytes end with a length");
+    &rest[u32::from_le_bytes(*length) as usize..]
 }
 
 impl Operate for TopN {
@@ -104,10 +113,7 @@ impl Operate for TopN {
         let rows = self.row_keys.encode(left.rows.columns(), left.len());
         let mut ordered = Vec::new();
         for row in 0..left.len() {
-            ordered.clear();
-            ordered.extend_from_slice(sort.get(row));
-            ordered.extend_from_slice(rows.get(row));
-            ordered.extend_from_slice(&(sort.get(row).len() as u32).to_le_bytes());
+            ordered_bytes(sort.get(row), rows.get(row), &mut ordered);
             adjust(&mut self.pending, &ordered, left.weights[row]);
         }
         Vec::new()
@@ -129,7 +135,7 @@ impl Operate for TopN {
                 self.rows.adjust(key, *weight);
             }
         }
-        let rows: Vec<(&[u8], i64)> = changes.iter().map(|(key, weight)| (TopN::row_of(key), *weight)).collect();
+        let rows: Vec<(&[u8], i64)> = changes.iter().map(|(key, weight)| (row_of(key), *weight)).collect();
         vec![keyed_delta(&self.row_keys, &rows, &self.schema)]
     }
 

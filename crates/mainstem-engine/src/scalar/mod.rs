@@ -53,6 +53,10 @@ pub struct CompiledScalar {
     result: DataType,
 }
 
+fn column_name(index: usize) -> String {
+    format!("c{index}")
+}
+
 /// What compiling needs to know of the graph's settings.
 #[derive(Debug)]
 pub struct Compiler {
@@ -77,15 +81,11 @@ impl Compiler {
 
     /// Compiles an expression over `input`.
     pub fn compile(&self, scalar: &Scalar, input: &SchemaRef) -> Result<CompiledScalar, EngineError> {
-        // Names in a join's output may repeat; the columns get names of their own here.
-        let name = |index: usize| format!("c{index}");
-        let fields = input.fields().iter().enumerate();
-        let fields: Vec<Field> = fields.map(|(index, field)| field.as_ref().clone().with_name(name(index))).collect();
-        let schema = Schema::new(fields);
+        let schema = CompiledScalar::input_schema(input).as_ref().clone();
         let failed = |error: DataFusionError| EngineError::Graph(describe(&error));
         let named = DFSchema::try_from(schema.clone()).map_err(failed)?;
         let expression = scalar
-            .to_expr(&|index| Column::new_unqualified(name(index)))
+            .to_expr(&|index| Column::new_unqualified(column_name(index)))
             .map_err(|error| EngineError::Graph(error.message))?;
         let expression = create_physical_expr(&expression, &named, &self.properties).map_err(failed)?;
         let result = expression.data_type(&schema).map_err(failed)?;
@@ -106,6 +106,19 @@ impl CompiledScalar {
     /// Compiles under the default settings.
     pub fn compile(scalar: &Scalar, input: &SchemaRef) -> Result<CompiledScalar, EngineError> {
         Compiler::new(&BTreeMap::new())?.compile(scalar, input)
+    }
+
+    /// The schema under which expressions over `input` are compiled. Names in a join's output may repeat; here the columns
+    /// have names of their own.
+    pub(crate) fn input_schema(input: &SchemaRef) -> SchemaRef {
+        let fields = input.fields().iter().enumerate();
+        let fields = fields.map(|(index, field)| field.as_ref().clone().with_name(column_name(index)));
+        Arc::new(Schema::new(fields.collect::<Vec<Field>>()))
+    }
+
+    /// For operators that hand it to DataFusion; over batches of [`CompiledScalar::input_schema`].
+    pub(crate) fn physical(&self) -> Arc<dyn PhysicalExpr> {
+        self.expression.clone()
     }
 
     /// The type of the values.

@@ -8,7 +8,8 @@ use datafusion::logical_expr::Operator as Op;
 use mainstem_catalog::RelationId;
 use mainstem_sql::graph::GRAPH_VERSION;
 use mainstem_sql::{
-    Aggregate, AggregateFunction, Graph, GraphField, JoinKind, Literal, Node, Operator, OperatorId, Scalar, SortKey,
+    Aggregate, AggregateFunction, Frame, FrameBound, FrameUnits, Graph, GraphField, JoinKind, Literal, Node, Operator,
+    OperatorId, Scalar, SortKey, WindowFunction,
 };
 
 use super::tables;
@@ -42,7 +43,7 @@ pub(crate) fn cast(argument: Scalar, to: &DataType) -> Scalar {
 
 pub(crate) fn aggregate(function: AggregateFunction, argument: Option<Scalar>, result: DataType) -> Aggregate {
     let arguments = argument.into_iter().collect();
-    Aggregate { function, arguments, distinct: false, filter: None, result: result.to_string() }
+    Aggregate::new(function, arguments, result.to_string())
 }
 
 pub(crate) fn ascending(index: usize) -> SortKey {
@@ -120,6 +121,30 @@ impl GraphBuilder {
 
     pub(crate) fn top(&mut self, input: OperatorId, keys: Vec<SortKey>, limit: Option<u64>, offset: u64) -> OperatorId {
         self.same_shape(Operator::TopN { keys, limit, offset }, vec![input])
+    }
+
+    /// row_number() over all rows.
+    pub(crate) fn numbered(&mut self, input: OperatorId, order: Vec<SortKey>, limit: Option<u64>) -> OperatorId {
+        let id = self.same_shape(Operator::Distinct, vec![input]);
+        let whole = || Literal::from_value(&ScalarValue::UInt64(None)).unwrap();
+        let number = WindowFunction {
+            name: "row_number".to_owned(),
+            arguments: vec![],
+            distinct: false,
+            ignore_nulls: false,
+            filter: None,
+            frame: Frame {
+                units: FrameUnits::Rows,
+                start: FrameBound::Preceding(whole()),
+                end: FrameBound::Following(whole()),
+            },
+            result: DataType::UInt64.to_string(),
+        };
+        let node = &mut self.nodes[id.0 as usize];
+        node.operator = Operator::Over { partition: vec![], order, functions: vec![number], limit };
+        let number = Field::new("number", DataType::UInt64, true);
+        node.schema.push(GraphField::from_arrow(&number).unwrap());
+        id
     }
 
     pub(crate) fn build(self) -> Graph {

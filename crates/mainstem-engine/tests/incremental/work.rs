@@ -57,6 +57,10 @@ fn graphs() -> Vec<(&'static str, Graph)> {
             graph.top(input, vec![ascending(of::ID)], limit, offset);
         });
     }
+    add("first rows of a partition", &|graph| {
+        let input = graph.input(LEFT);
+        graph.numbered(input, vec![ascending(of::ID)], Some(10));
+    });
     all
 }
 

@@ -426,8 +426,7 @@ impl Nodes {
 }
 
 fn count() -> Aggregate {
-    let result = DataType::Int64.to_string();
-    Aggregate { function: AggregateFunction::Count, arguments: Vec::new(), distinct: false, filter: None, result }
+    Aggregate::new(AggregateFunction::Count, Vec::new(), DataType::Int64.to_string())
 }
 
 fn sum(of: usize) -> Aggregate {

@@ -5,7 +5,7 @@ use super::{GRAPH_VERSION, Graph, GraphField, Node, Operator, Scalar, parse_type
 impl Graph {
     /// Checks every rule of this module; the reason names the node.
     pub fn check(&self) -> Result<(), String> {
-        if self.version != GRAPH_VERSION {
+        if self.version == 0 || self.version > GRAPH_VERSION {
             return Err(format!("version {}", self.version));
         }
         for (place, node) in self.nodes.iter().enumerate() {
@@ -51,9 +51,20 @@ impl Graph {
             Operator::Unnest { column } => same_width(over == width && *column < over),
             Operator::Aggregate { group, aggregates } => {
                 same_width(group.len() + aggregates.len() == width)?;
-                let arguments =
-                    aggregates.iter().flat_map(|aggregate| aggregate.arguments.iter().chain(&aggregate.filter));
+                let arguments = aggregates.iter().flat_map(|aggregate| {
+                    let keys = aggregate.order.iter().map(|key| &key.expression);
+                    aggregate.arguments.iter().chain(&aggregate.filter).chain(keys)
+                });
                 group.iter().chain(arguments).try_for_each(|scalar| in_range(scalar, over))
+            }
+            Operator::Over { partition, order, functions, limit } => {
+                same_width(over + functions.len() == width && !functions.is_empty())?;
+                if limit.is_some() && functions.iter().any(|function| function.name != "row_number") {
+                    return Err("a limit, and functions other than row_number".to_owned());
+                }
+                let arguments = functions.iter().flat_map(|function| function.arguments.iter().chain(&function.filter));
+                let keys = order.iter().map(|key| &key.expression);
+                partition.iter().chain(keys).chain(arguments).try_for_each(|scalar| in_range(scalar, over))
             }
             Operator::Join { kind, on, filter, .. } => {
                 let (left, right) = (over, inputs[1].len());

@@ -1,6 +1,6 @@
 //! A graph as an indented tree, the output first.
 
-use super::{Aggregate, Graph, Node, Operator, OperatorId, SortKey};
+use super::{Aggregate, AggregateFunction, Graph, Node, Operator, OperatorId, SortKey, WindowFunction};
 
 impl Graph {
     /// One line per operator, inputs below their user and further in. `relation` names a relation by its id.
@@ -73,6 +73,17 @@ impl Graph {
                 let keys = if keys.is_empty() { "the whole row".to_owned() } else { keys.join(", ") };
                 format!("TopN limit {limit} offset {offset} by {keys}")
             }
+            Operator::Over { partition, order, functions, limit } => {
+                let partition: Vec<_> = partition.iter().map(|scalar| scalar.describe(&name)).collect();
+                let order: Vec<_> = order.iter().map(|key| describe_key(key, &name)).collect();
+                let functions: Vec<_> = functions.iter().map(|function| describe_function(function, &name)).collect();
+                let what = limit.map_or_else(
+                    || "computes touched partitions again".to_owned(),
+                    |limit| format!("the first {limit} rows of each"),
+                );
+                let (partition, order) = (partition.join(", "), order.join(", "));
+                format!("Over ({partition}) by ({order}): {} [{what}]", functions.join(", "))
+            }
             Operator::DropLate {} => "DropLate".to_owned(),
             Operator::EmitOnClose { window_end } => format!("EmitOnClose {}", name(*window_end)),
         }
@@ -94,13 +105,30 @@ fn describe_aggregate(aggregate: &Aggregate, name: &dyn Fn(usize) -> String) -> 
     if arguments.is_empty() {
         arguments.push("*".to_owned());
     }
-    if let super::AggregateFunction::PercentileCont { fraction_bits } = &aggregate.function {
-        arguments.push(f64::from_bits(*fraction_bits).to_string());
+    match &aggregate.function {
+        AggregateFunction::PercentileCont { fraction_bits } => {
+            arguments.push(f64::from_bits(*fraction_bits).to_string());
+        }
+        AggregateFunction::StringAgg { delimiter } => arguments.push(format!("{delimiter:?}")),
+        AggregateFunction::NthValue { n } => arguments.push(n.to_string()),
+        _ => {}
     }
     let distinct = if aggregate.distinct { "DISTINCT " } else { "" };
-    let mut text = format!("{}({distinct}{})", aggregate.function.name(), arguments.join(", "));
+    let order: Vec<_> = aggregate.order.iter().map(|key| describe_key(key, name)).collect();
+    let order = if order.is_empty() { String::new() } else { format!(" ORDER BY {}", order.join(", ")) };
+    let nulls = if aggregate.ignore_nulls { " IGNORE NULLS" } else { "" };
+    let mut text = format!("{}({distinct}{}{order}){nulls}", aggregate.function.name(), arguments.join(", "));
     if let Some(filter) = &aggregate.filter {
         text.push_str(&format!(" FILTER {}", filter.describe(name)));
     }
     text
+}
+
+fn describe_function(function: &WindowFunction, name: &dyn Fn(usize) -> String) -> String {
+    let arguments: Vec<_> = function.arguments.iter().map(|argument| argument.describe(name)).collect();
+    let distinct = if function.distinct { "DISTINCT " } else { "" };
+    let nulls = if function.ignore_nulls { " IGNORE NULLS" } else { "" };
+    let filter = function.filter.as_ref().map(|filter| format!(" FILTER {}", filter.describe(name)));
+    let frame = function.frame.describe();
+    format!("{}({distinct}{}){nulls}{} {frame}", function.name, arguments.join(", "), filter.unwrap_or_default())
 }

@@ -7,10 +7,12 @@
 //! Always true here: ids are the places in the list; an operator's output columns follow the rules given at [`Operator`];
 //! a graph that was written is read back equal, floats by their bits.
 
+mod aggregate;
 mod check;
 mod explain;
 mod literal;
 mod scalar;
+mod window;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,11 +23,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{SqlError, sqlstate};
 
+pub use aggregate::{Aggregate, AggregateFunction, Moment};
 pub use literal::{Literal, LiteralValue};
 pub use scalar::{IsTest, Scalar};
+pub use window::{Frame, FrameBound, FrameUnits, WindowFunction};
 
-/// The version of graphs that this code writes, and the newest that it reads.
-pub const GRAPH_VERSION: u32 = 1;
+/// The version of graphs that this code writes, and the newest that it reads. Version 2 has functions OVER windows, ordered
+/// aggregates and moments; a graph of version 1 is one of version 2 that does without.
+pub const GRAPH_VERSION: u32 = 2;
 
 /// The operators of one view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +141,18 @@ pub enum Operator {
         /// Rows skipped.
         offset: u64,
     },
+    /// Functions over the rows of the same partition, in the order of the keys, ties broken by the whole row in key order.
+    /// Output: the input's columns, then the functions. A partition that a change touches is computed again.
+    Over {
+        /// Over the input.
+        partition: Vec<Scalar>,
+        /// Over the input.
+        order: Vec<SortKey>,
+        /// At least one.
+        functions: Vec<WindowFunction>,
+        /// Only this many rows of each partition are asked for, the first ones; the functions are all row_number() then.
+        limit: Option<u64>,
+    },
     /// Directly above the Input of a source with watermark: takes out rows below their own partition's watermark.
     DropLate {},
     /// Holds rows until the watermark has reached the column `window_end`, then gives them, for good.
@@ -179,87 +196,6 @@ pub struct SortKey {
     pub descending: bool,
     /// Nulls before the others.
     pub nulls_first: bool,
-}
-
-/// One aggregate of a group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Aggregate {
-    /// Which.
-    pub function: AggregateFunction,
-    /// Over the input; types are already what the function works on.
-    pub arguments: Vec<Scalar>,
-    /// Of distinct argument values only.
-    pub distinct: bool,
-    /// Only rows for which this is true.
-    pub filter: Option<Scalar>,
-    /// The type of the result, as DataFusion has it.
-    pub result: String,
-}
-
-/// Aggregate functions that have an incremental form. Nulls among the arguments are left out by all of them.
-///
-/// The types are DataFusion's: `sum` over integers is Int64, over unsigned ones UInt64, over floats Float64, over
-/// Decimal128(p, s) Decimal128(min(38, p + 10), s); it wraps on overflow of an integer. `avg` is Float64, or
-/// Decimal128(min(38, p + 4), min(38, s + 4)) over decimals.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AggregateFunction {
-    /// Rows, or rows where no argument is null.
-    Count,
-    /// Sum; null for no values.
-    Sum,
-    /// Mean; null for no values.
-    Avg,
-    /// Smallest.
-    Min,
-    /// Largest.
-    Max,
-    /// `percentile_cont(fraction) WITHIN GROUP (ORDER BY x)`. The one argument is x, a float (DataFusion casts
-    /// integers and decimals to Float64); the fraction is already `1 - fraction` for a descending order.
-    ///
-    /// DataFusion 54's value over the sorted non-null values v[0..n]: none gives null, one gives itself, fraction 0 the
-    /// smallest, 1 the largest; else with `index = fraction * (n - 1)`, `lower = floor(index)`, `upper = ceil(index)`:
-    /// v[lower] if they are the same, else `v[lower] + (v[upper] - v[lower]) * weight` in f64, where the weight is
-    /// quantised: `((index - lower) * 1e6) as usize as f64 / 1e6`. Order is IEEE total order.
-    PercentileCont {
-        /// Bits of the f64, between 0 and 1.
-        fraction_bits: u64,
-    },
-    /// DataFusion 54's median, of the argument's own type: floats (it casts integers to Float64), or decimals. An odd number of values gives the
-    /// middle one; an even number `(low + high) / 2` of the two middle ones, in the native type, truncating; if the sum
-    /// overflows `low / 2 + high / 2 + (low % 2 + high % 2) / 2`. Decimals on their unscaled integers.
-    Median,
-    /// All true.
-    BoolAnd,
-    /// Any true.
-    BoolOr,
-    /// Bits of all.
-    BitAnd,
-    /// Bits of any.
-    BitOr,
-    /// Bits of an odd number.
-    BitXor,
-}
-
-impl AggregateFunction {
-    /// SQL's name.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            AggregateFunction::Count => "count",
-            AggregateFunction::Sum => "sum",
-            AggregateFunction::Avg => "avg",
-            AggregateFunction::Min => "min",
-            AggregateFunction::Max => "max",
-            AggregateFunction::PercentileCont { .. } => "percentile_cont",
-            AggregateFunction::Median => "median",
-            AggregateFunction::BoolAnd => "bool_and",
-            AggregateFunction::BoolOr => "bool_or",
-            AggregateFunction::BitAnd => "bit_and",
-            AggregateFunction::BitOr => "bit_or",
-            AggregateFunction::BitXor => "bit_xor",
-        }
-    }
 }
 
 impl Graph {

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::{
-    Distinct, EmptyRelation, Expr, FetchType, Limit, LogicalPlan, Projection, SkipType, Sort, TableScan, Union, Unnest,
+    Distinct, EmptyRelation, Expr, FetchType, Limit, LogicalPlan, Projection, SkipType, TableScan, Union, Unnest,
     Values,
 };
 use mainstem_catalog::{Column, Dependency, RelationKind};
 
+use super::over::sort_keys;
 use super::relations::scanned;
 use super::window_close::Lineage;
 use crate::error::{SqlError, sqlstate};
@@ -69,7 +70,7 @@ impl Convert {
             LogicalPlan::Filter(filter) => {
                 let input = self.plan(&filter.input)?;
                 let predicate = Scalar::from_expr(&filter.predicate, filter.input.schema())?;
-                Ok(self.same(Operator::Filter { predicate }, input))
+                Ok(self.filter(predicate, input))
             }
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
             LogicalPlan::Join(join) => self.join(join),
@@ -78,7 +79,7 @@ impl Convert {
                 let input = self.plan(input)?;
                 Ok(self.same(Operator::Distinct, input))
             }
-            LogicalPlan::Distinct(Distinct::On(_)) => Err(not_yet("DISTINCT ON")),
+            LogicalPlan::Distinct(Distinct::On(distinct)) => self.distinct_on(distinct),
             // A view has no order; an order with a limit is found by the limit.
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.plan(&sort.input),
             LogicalPlan::Sort(sort) => {
@@ -88,7 +89,7 @@ impl Convert {
             LogicalPlan::Unnest(unnest) => self.unnest(unnest),
             LogicalPlan::Values(values) => self.values(values),
             LogicalPlan::EmptyRelation(empty) => self.empty(empty),
-            LogicalPlan::Window(_) => Err(not_yet("OVER windows").plural()),
+            LogicalPlan::Window(window) => self.over(window),
             LogicalPlan::RecursiveQuery(_) => Err(not_yet("WITH RECURSIVE")),
             other => Err(not_yet(&other.display().to_string())),
         }
@@ -202,7 +203,7 @@ impl Convert {
             }
             LogicalPlan::Sort(sort) if sort.fetch.is_none() || window.offset == 0 => {
                 let input = self.plan(&sort.input)?;
-                let keys = self.sort_keys(sort)?;
+                let keys = sort_keys(&sort.expr, sort.input.schema())?;
                 let limit = [window.limit, sort.fetch.map(|fetch| fetch as u64)].into_iter().flatten().min();
                 Ok(self.top_n(keys, Window { limit, ..window }, input))
             }
@@ -211,14 +212,6 @@ impl Convert {
                 Ok(self.top_n(vec![], window, input))
             }
         }
-    }
-
-    fn sort_keys(&self, sort: &Sort) -> Result<Vec<SortKey>, SqlError> {
-        let key = |key: &datafusion::logical_expr::SortExpr| {
-            let expression = Scalar::from_expr(&key.expr, sort.input.schema())?;
-            Ok(SortKey { expression, descending: !key.asc, nulls_first: key.nulls_first })
-        };
-        sort.expr.iter().map(key).collect()
     }
 
     fn top_n(&mut self, keys: Vec<SortKey>, window: Window, input: OperatorId) -> OperatorId {
@@ -321,11 +314,4 @@ pub(super) fn fields(schema: &DFSchema) -> Result<Vec<GraphField>, SqlError> {
 pub(super) fn not_yet(what: &str) -> SqlError {
     SqlError::not_supported(format!("{what} is not incremental yet"))
         .with_hint("It can be used in a SELECT over views, tables and sources.")
-}
-
-impl SqlError {
-    fn plural(mut self) -> SqlError {
-        self.message = self.message.replace(" is not incremental", " are not incremental");
-        self
-    }
 }

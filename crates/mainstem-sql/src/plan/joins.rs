@@ -176,7 +176,7 @@ impl Convert {
     }
 }
 
-fn internal_field(name: &str, data_type: &str) -> GraphField {
+pub(super) fn internal_field(name: &str, data_type: &str) -> GraphField {
     GraphField { name: name.to_owned(), data_type: data_type.to_owned(), nullable: true, metadata: Default::default() }
 }
 

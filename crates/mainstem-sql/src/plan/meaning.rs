@@ -15,6 +15,7 @@ use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan};
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
+use super::subqueries::Subqueries;
 use crate::functions::{
     BYTEA_LENGTH, PG_CAST, integer_function, integer_negate, is_integer, is_postgres_cast, postgres_cast,
     scalar_function,
@@ -23,6 +24,7 @@ use crate::functions::{
 /// DataFusion's analysis of a plan, and ours behind it, when all types are known.
 pub(super) fn analyzer() -> Analyzer {
     let mut rules = Analyzer::new().rules;
+    rules.push(Arc::new(Subqueries));
     rules.push(Arc::new(PostgresMeaning));
     Analyzer::with_rules(rules)
 }

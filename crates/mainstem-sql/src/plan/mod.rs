@@ -9,10 +9,13 @@ mod convert;
 mod joins;
 mod meaning;
 mod names;
+mod over;
 mod qualify;
 mod relations;
 mod rewrite;
+mod series;
 mod session;
+mod subqueries;
 mod syntax;
 #[cfg(test)]
 mod tests;
@@ -73,7 +76,9 @@ pub fn plan_view(
 ) -> Result<ViewPlan, SqlError> {
     on_large_stack(|| {
         let relations = Relations::new(catalog);
-        let plan = relations.plan(query)?;
+        let mut planned = query.clone();
+        series::rewrite_series(&mut planned)?;
+        let plan = relations.plan(&planned)?;
         check_functions(&plan)?;
         let plan = optimize(plan)?;
         let (plan, columns) = conform(plan, query, names)?;

@@ -8,8 +8,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query, SetExpr, SetOperator,
-    SetQuantifier, TableAlias, TableFactor, TableFunctionArgs, VisitMut, VisitorMut,
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query, SetExpr, TableAlias, TableFactor,
+    TableFunctionArgs, VisitMut, VisitorMut,
 };
 
 use super::syntax::rewrite_expression;
@@ -45,19 +45,6 @@ struct Rewrite;
 
 impl VisitorMut for Rewrite {
     type Break = SqlError;
-
-    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
-        let mut stack = vec![query.body.as_ref()];
-        while let Some(body) = stack.pop() {
-            if let SetExpr::SetOperation { op, set_quantifier, left, right } = body {
-                if *op != SetOperator::Union && *set_quantifier == SetQuantifier::All {
-                    return ControlFlow::Break(SqlError::not_supported(format!("{op} ALL is not supported")));
-                }
-                stack.extend([left.as_ref(), right.as_ref()]);
-            }
-        }
-        ControlFlow::Continue(())
-    }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {
         match unsupported(factor) {

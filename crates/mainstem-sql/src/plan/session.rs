@@ -13,8 +13,9 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::sqlparser::ast::DataType as AstType;
 
 use super::meaning::{DecimalLiterals, PostgresMeaning};
+use super::subqueries::Subqueries;
 use crate::arrow_types::arrow_type;
-use crate::functions::own_functions;
+use crate::functions::{own_functions, own_window_functions};
 use crate::parse::{DEPTH_MAX, sql_type_of_ast};
 
 /// What a session plans for.
@@ -50,9 +51,11 @@ pub fn session_state_builder(purpose: Purpose) -> SessionStateBuilder {
         .with_config(session_config(purpose))
         .with_type_planner(type_planner())
         .with_physical_optimizer_rules(physical_rules())
+        .with_analyzer_rule(Arc::new(Subqueries))
         .with_analyzer_rule(Arc::new(PostgresMeaning))
         .with_default_features();
     builder.scalar_functions().get_or_insert_default().extend(own_functions());
+    builder.window_functions().get_or_insert_default().extend(own_window_functions());
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(DecimalLiterals));
     builder
 }

@@ -1,7 +1,7 @@
 //! What aggregates have in common, and the ones that are counts: count, bool_and, bool_or, bit_and, bit_or, bit_xor.
 //!
 //! Always true here: an accumulator's state is a function of the sum of the updates of its group, so a retraction leaves no
-//! trace; rows with a null argument, or not passing the FILTER clause, do not get here.
+//! trace; rows with a null argument (if the function does not take them), or not passing the FILTER clause, do not get here.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -13,6 +13,8 @@ use mainstem_sql::AggregateFunction as Function;
 
 use super::AggregateParts;
 use super::distinct::Distinct;
+use super::in_order::InOrder;
+use super::moments::Moments;
 use super::ordered::{Extreme, Kept, Percentile, Point};
 use super::sums::{DecimalSum, FloatSum, IntegerSum};
 use crate::error::EngineError;
@@ -40,7 +42,7 @@ impl Selected {
 pub(super) trait Accumulate: Debug + Send {
     /// There are this many places for groups now; new ones are empty.
     fn resize(&mut self, groups: usize);
-    /// Adds rows. `arguments` are whole columns of the slice. Gives how many rows of state were touched beyond the group's
+    /// Adds rows. `arguments` are whole columns of the slice, those of the aggregate's order behind them. Gives how many rows of state were touched beyond the group's
     /// own place.
     fn update(&mut self, arguments: &[ArrayRef], selected: &Selected) -> u64;
     fn results(&self, groups: &[u32]) -> Results;
@@ -72,7 +74,16 @@ fn build_plain(
     if parts.function == Function::Count {
         return Ok(Box::new(Count::default()));
     }
+    if let Function::Moment(moment) = parts.function {
+        let is_fit = types.len() == moment.arguments() && types.iter().all(|argument| *argument == DataType::Float64);
+        return if is_fit { Ok(Box::new(Moments::new(moment, &parts.result))) } else { Err(refuse()) };
+    }
     let [argument] = types else { return Err(refuse()) };
+    if parts.function.is_ordered() {
+        let order: Vec<_> = parts.order.iter().map(|(key, options)| (key.data_type().clone(), *options)).collect();
+        let in_order = InOrder::new(&parts.function, argument, &order, &parts.result)?;
+        return Ok(Box::new(in_order.ok_or_else(refuse)?));
+    }
     Ok(match (&parts.function, argument) {
         (Function::Sum, DataType::Int64 | DataType::UInt64 | DataType::Duration(_)) => {
             Box::new(IntegerSum::new(argument.clone()))

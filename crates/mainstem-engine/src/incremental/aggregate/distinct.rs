@@ -33,7 +33,9 @@ impl Accumulate for Distinct {
     }
 
     fn update(&mut self, arguments: &[ArrayRef], selected: &Selected) -> u64 {
-        let keys = self.keys.encode(arguments, arguments[0].len());
+        // What is behind the arguments follows from them.
+        let width = self.keys.schema().fields().len();
+        let keys = self.keys.encode(&arguments[..width], arguments[0].len());
         let mut crossed = Selected::default();
         for (group, row, weight) in selected.iter() {
             let key = keys.get(row);

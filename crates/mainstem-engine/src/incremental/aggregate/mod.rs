@@ -12,12 +12,15 @@
 
 mod accumulators;
 mod distinct;
+mod in_order;
+mod moments;
 mod ordered;
 mod sums;
 
 use std::collections::BTreeMap;
 
 use arrow::array::{Array, ArrayRef, BooleanArray};
+use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, SchemaRef};
 use hashbrown::HashTable;
 use mainstem_sql::AggregateFunction;
@@ -40,6 +43,8 @@ pub(super) struct AggregateParts {
     pub(super) arguments: Vec<CompiledScalar>,
     pub(super) is_distinct: bool,
     pub(super) filter: Option<CompiledScalar>,
+    pub(super) order: Vec<(CompiledScalar, SortOptions)>,
+    pub(super) ignore_nulls: bool,
     pub(super) result: DataType,
 }
 
@@ -67,7 +72,10 @@ pub(super) struct Aggregate {
 #[derive(Debug)]
 struct Placed {
     accumulator: Box<dyn Accumulate>,
-    arguments: std::ops::Range<usize>,
+    /// The arguments, then the columns of the order.
+    inputs: std::ops::Range<usize>,
+    /// Of the inputs, those that must not be null.
+    not_null: usize,
     filter: Option<usize>,
 }
 
@@ -102,13 +110,16 @@ impl Aggregate {
         for part in parts {
             let accumulator = accumulators::build(&part, is_append_only)?;
             let start = expressions.len();
+            let takes_nulls = part.function.takes_nulls() && !part.ignore_nulls;
+            let not_null = if takes_nulls { 0 } else { part.arguments.len() };
             expressions.extend(part.arguments);
-            let arguments = start..expressions.len();
+            expressions.extend(part.order.into_iter().map(|(key, _)| key));
+            let inputs = start..expressions.len();
             let filter = part.filter.map(|filter| {
                 expressions.push(filter);
                 expressions.len() - 1
             });
-            aggregates.push(Placed { accumulator, arguments, filter });
+            aggregates.push(Placed { accumulator, inputs, not_null, filter });
         }
         let mut aggregate = Aggregate {
             schema: schema.clone(),
@@ -237,9 +248,9 @@ impl Aggregate {
 
     fn update(&mut self, groups: &[u32], values: &[ArrayRef], weights: &[i64], context: &mut Context<'_>) {
         for placed in &mut self.aggregates {
-            let arguments = &values[placed.arguments.clone()];
+            let inputs = &values[placed.inputs.clone()];
             let filter = placed.filter.map(|place| boolean(&values[place]));
-            let nulls: Vec<_> = arguments.iter().filter_map(|column| column.logical_nulls()).collect();
+            let nulls: Vec<_> = inputs[..placed.not_null].iter().filter_map(|column| column.logical_nulls()).collect();
             let counts = |row: usize| {
                 filter.as_ref().is_none_or(|mask| mask.is_valid(row) && mask.value(row))
                     && nulls.iter().all(|nulls| nulls.is_valid(row))
@@ -250,7 +261,7 @@ impl Aggregate {
                 weights: rows.iter().map(|row| weights[*row as usize]).collect(),
                 rows,
             };
-            *context.touched += placed.accumulator.update(arguments, &selected);
+            *context.touched += placed.accumulator.update(inputs, &selected);
         }
     }
 }

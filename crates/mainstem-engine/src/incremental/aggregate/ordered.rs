@@ -22,7 +22,7 @@ fn keys_of(argument: &DataType) -> Result<RowKeys, EngineError> {
 }
 
 /// Values by key, null where there is none.
-fn decode_some<'a>(keys: &RowKeys, data_type: &DataType, chosen: &[Option<&'a [u8]>]) -> ArrayRef {
+pub(super) fn decode_some<'a>(keys: &RowKeys, data_type: &DataType, chosen: &[Option<&'a [u8]>]) -> ArrayRef {
     let values = keys.decode_columns(chosen.iter().copied().flatten());
     let null = new_null_array(data_type, 1);
     let mut next = 0;
@@ -41,14 +41,14 @@ fn decode_some<'a>(keys: &RowKeys, data_type: &DataType, chosen: &[Option<&'a [u
 
 /// The multisets of all groups, with their sizes.
 #[derive(Debug, Default)]
-struct Multisets {
-    groups: Vec<OrderedMultiset>,
+pub(super) struct Multisets {
+    pub(super) groups: Vec<OrderedMultiset>,
     rows: u64,
     bytes: u64,
 }
 
 impl Multisets {
-    fn adjust(&mut self, group: usize, key: &[u8], weight: i64) {
+    pub(super) fn adjust(&mut self, group: usize, key: &[u8], weight: i64) {
         let set = &mut self.groups[group];
         let before = (set.distinct() as u64, set.heap_bytes() as u64);
         set.adjust(key, weight);
@@ -64,13 +64,13 @@ impl Multisets {
         selected.rows.len() as u64
     }
 
-    fn clear(&mut self, group: u32) {
+    pub(super) fn clear(&mut self, group: u32) {
         let set = std::mem::take(&mut self.groups[group as usize]);
         self.rows -= set.distinct() as u64;
         self.bytes -= set.heap_bytes() as u64;
     }
 
-    fn save(&self, group: u32, writer: &mut StateWriter<'_>) {
+    pub(super) fn save(&self, group: u32, writer: &mut StateWriter<'_>) {
         let set = &self.groups[group as usize];
         writer.u64(set.distinct() as u64);
         set.for_each(&mut |key, count| {
@@ -79,7 +79,7 @@ impl Multisets {
         });
     }
 
-    fn restore(&mut self, group: u32, reader: &mut StateReader<'_>) -> Result<(), EngineError> {
+    pub(super) fn restore(&mut self, group: u32, reader: &mut StateReader<'_>) -> Result<(), EngineError> {
         for _ in 0..reader.u64()? {
             let key = reader.bytes()?;
             self.adjust(group as usize, key, reader.i64()?);
@@ -87,7 +87,7 @@ impl Multisets {
         Ok(())
     }
 
-    fn state_size(&self) -> (u64, u64) {
+    pub(super) fn state_size(&self) -> (u64, u64) {
         (self.rows, self.bytes + self.groups.len() as u64 * size_of::<OrderedMultiset>() as u64)
     }
 }

@@ -1,0 +1,189 @@
+//! OVER windows, and what is made of row numbers: DISTINCT ON, the first rows of each group.
+
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::logical_expr::expr::{NullTreatment, Sort as SortExpr, WindowFunction as PlannedFunction};
+use datafusion::logical_expr::{DistinctOn, Expr, Operator as BinaryOperator, Window, WindowFrame};
+
+use super::convert::{Convert, fields, not_yet};
+use super::window_close::Lineage;
+use crate::error::SqlError;
+use crate::functions::check_deterministic;
+use crate::graph::{Frame, GraphField, Literal, Operator, OperatorId, Scalar, SortKey, WindowFunction};
+
+/// What two functions share if one operator can compute both.
+type Layout = (Vec<Scalar>, Vec<SortKey>);
+
+impl Convert {
+    pub(super) fn over(&mut self, window: &Window) -> Result<OperatorId, SqlError> {
+        let input = self.plan(&window.input)?;
+        let over = window.input.schema();
+        let schema = fields(&window.schema)?;
+        let width = over.fields().len();
+        let mut groups: Vec<(Layout, Vec<(usize, WindowFunction)>)> = Vec::new();
+        for (place, expr) in window.window_expr.iter().enumerate() {
+            let (layout, function) = window_function(expr, over, &schema[width + place])?;
+            match groups.iter_mut().find(|(known, _)| *known == layout) {
+                Some((_, functions)) => functions.push((place, function)),
+                None => groups.push((layout, vec![(place, function)])),
+            }
+        }
+        // One operator behind the other; then the functions in the order of the plan.
+        let (mut last, mut places) = (input, (0..width).collect::<Vec<_>>());
+        places.resize(schema.len(), 0);
+        for ((partition, order), functions) in groups {
+            let mut columns = self.nodes[last.0 as usize].schema.clone();
+            for (place, _) in &functions {
+                places[width + place] = columns.len();
+                columns.push(schema[width + place].clone());
+            }
+            let functions = functions.into_iter().map(|(_, function)| function).collect();
+            last = self.push_over(partition, order, functions, columns, last);
+        }
+        let picks = places.into_iter().map(Scalar::Column).collect();
+        self.project_scalars(picks, schema, last)
+    }
+
+    fn push_over(
+        &mut self,
+        partition: Vec<Scalar>,
+        order: Vec<SortKey>,
+        functions: Vec<WindowFunction>,
+        schema: Vec<GraphField>,
+        input: OperatorId,
+    ) -> OperatorId {
+        let mut lineage = self.lineage[input.0 as usize].clone();
+        lineage.resize(schema.len(), Lineage::Other);
+        let operator = Operator::Over { partition, order, functions, limit: None };
+        self.push(operator, vec![input], schema, false, lineage)
+    }
+
+    /// The first row of each group, by the ORDER BY.
+    pub(super) fn distinct_on(&mut self, distinct: &DistinctOn) -> Result<OperatorId, SqlError> {
+        let input = self.plan(&distinct.input)?;
+        let over = distinct.input.schema();
+        let partition =
+            distinct.on_expr.iter().map(|expr| Scalar::from_expr(expr, over)).collect::<Result<Vec<_>, _>>()?;
+        let order = sort_keys(distinct.sort_expr.iter().flatten(), over)?;
+        let mut schema = self.nodes[input.0 as usize].schema.clone();
+        let number = schema.len();
+        schema.push(super::joins::internal_field("row_number", "Int64"));
+        let frame = Frame::from_planned(&WindowFrame::new(None))?;
+        let function = WindowFunction {
+            name: "row_number".to_owned(),
+            arguments: vec![],
+            distinct: false,
+            ignore_nulls: false,
+            filter: None,
+            frame,
+            result: "Int64".to_owned(),
+        };
+        let numbered = self.push_over(partition, order, vec![function], schema, input);
+        let one = Scalar::Literal(Literal::from_value(&ScalarValue::Int64(Some(1)))?);
+        let predicate =
+            Scalar::Binary { op: BinaryOperator::Eq, left: Box::new(Scalar::Column(number)), right: Box::new(one) };
+        let first = self.filter(predicate, numbered);
+        let expressions =
+            distinct.select_expr.iter().map(|expr| Scalar::from_expr(expr, over)).collect::<Result<Vec<_>, _>>()?;
+        self.project_scalars(expressions, fields(&distinct.schema)?, first)
+    }
+
+    /// Rows for which the predicate is true. If it asks for the first rows of each partition below, no others are numbered.
+    pub(super) fn filter(&mut self, predicate: Scalar, input: OperatorId) -> OperatorId {
+        let conjuncts = match &predicate {
+            Scalar::And(conjuncts) => conjuncts.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        for (column, bound) in conjuncts.iter().filter_map(upper_bound) {
+            self.limit_rows(column, bound, input);
+        }
+        self.same(Operator::Filter { predicate }, input)
+    }
+
+    /// Nodes are a tree while they are made: nobody else reads what stands below this one.
+    fn limit_rows(&mut self, mut column: usize, bound: u64, mut at: OperatorId) {
+        loop {
+            let node = &mut self.nodes[at.0 as usize];
+            match &mut node.operator {
+                Operator::Project { expressions } => match expressions[column] {
+                    Scalar::Column(below) => column = below,
+                    _ => return,
+                },
+                Operator::Filter { .. } => {}
+                Operator::Over { functions, limit, .. } => {
+                    let is_number = |function: &WindowFunction| function.name == "row_number";
+                    if column + functions.len() >= node.schema.len() && functions.iter().all(is_number) {
+                        *limit = Some(limit.map_or(bound, |limit| limit.min(bound)));
+                    }
+                    return;
+                }
+                _ => return,
+            }
+            at = node.inputs[0];
+        }
+    }
+}
+
+/// The column and the bound of `column <= bound` and the like.
+fn upper_bound(conjunct: &Scalar) -> Option<(usize, u64)> {
+    let Scalar::Binary { op, left, right } = conjunct else { return None };
+    let (column, literal, op) = match (uncast(left), uncast(right)) {
+        (Scalar::Column(column), Scalar::Literal(literal)) => (*column, literal, *op),
+        (Scalar::Literal(literal), Scalar::Column(column)) => (*column, literal, op.swap()?),
+        _ => return None,
+    };
+    let value = literal.to_value().ok()?.cast_to(&arrow::datatypes::DataType::Int64).ok()?;
+    let ScalarValue::Int64(Some(value)) = value else { return None };
+    let bound = match op {
+        BinaryOperator::LtEq | BinaryOperator::Eq => value,
+        BinaryOperator::Lt => value.checked_sub(1)?,
+        _ => return None,
+    };
+    Some((column, u64::try_from(bound).unwrap_or(0)))
+}
+
+/// Casts of row numbers change nothing.
+fn uncast(scalar: &Scalar) -> &Scalar {
+    match scalar {
+        Scalar::Cast { argument, .. } => uncast(argument),
+        Scalar::Function { name, arguments, .. } if name == crate::functions::PG_CAST => match arguments.as_slice() {
+            [argument, ..] => uncast(argument),
+            [] => scalar,
+        },
+        other => other,
+    }
+}
+
+fn window_function(expr: &Expr, over: &DFSchema, field: &GraphField) -> Result<(Layout, WindowFunction), SqlError> {
+    let Expr::WindowFunction(function) = expr.clone().unalias_nested().data else {
+        return Err(not_yet(&expr.to_string()));
+    };
+    let PlannedFunction { fun, params } = *function;
+    check_deterministic(fun.name(), fun.signature().volatility)?;
+    let scalars = |list: &[Expr]| list.iter().map(|expr| Scalar::from_expr(expr, over)).collect::<Result<Vec<_>, _>>();
+    let layout = (scalars(&params.partition_by)?, sort_keys(&params.order_by, over)?);
+    let name = fun.name().to_owned();
+    if crate::functions::window_function(&name).is_none() {
+        return Err(not_yet(&format!("{name}() OVER")));
+    }
+    let function = WindowFunction {
+        name,
+        arguments: scalars(&params.args)?,
+        distinct: params.distinct,
+        ignore_nulls: params.null_treatment == Some(NullTreatment::IgnoreNulls),
+        filter: params.filter.as_deref().map(|filter| Scalar::from_expr(filter, over)).transpose()?,
+        frame: Frame::from_planned(&params.window_frame)?,
+        result: field.data_type.clone(),
+    };
+    Ok((layout, function))
+}
+
+pub(super) fn sort_keys<'a>(
+    keys: impl IntoIterator<Item = &'a SortExpr>,
+    over: &DFSchema,
+) -> Result<Vec<SortKey>, SqlError> {
+    let key = |key: &SortExpr| {
+        let expression = Scalar::from_expr(&key.expr, over)?;
+        Ok(SortKey { expression, descending: !key.asc, nulls_first: key.nulls_first })
+    };
+    keys.into_iter().map(key).collect()
+}
