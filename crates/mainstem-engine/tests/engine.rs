@@ -3,4 +3,5 @@
 mod batch;
 mod incremental;
 mod runner;
+mod stock;
 mod tables;

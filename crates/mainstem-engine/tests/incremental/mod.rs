@@ -10,6 +10,9 @@ mod sql_programs;
 mod tables;
 mod work;
 
+pub(crate) use oracle::reopened;
+pub(crate) use tables::sliced;
+
 /// Seeds of a random test: MAINSTEM_SEED (one) or MAINSTEM_SEEDS (how many, from 1), else `default` many.
 pub(crate) fn seeds(default: u64) -> Vec<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());

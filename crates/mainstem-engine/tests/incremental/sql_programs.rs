@@ -5,26 +5,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
-use arrow::compute::cast;
-use datafusion::datasource::MemTable;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use mainstem_catalog::{
-    Catalog, Column, Dependency, Event, Relation, RelationId, RelationKind, SqlType, TableDefinition, Topic, TopicOwner,
-};
+use mainstem_catalog::{Catalog, Column, RelationId, SqlType};
 use mainstem_engine::Delta;
-use mainstem_engine::delta::canonical_floats;
-use mainstem_engine::incremental::Circuit;
 use mainstem_sql::functions::own_functions;
-use mainstem_sql::{OperatorId, arrow_schema, parse_query, plan_view, rewrite_query};
+use mainstem_sql::{OperatorId, arrow_schema};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use uuid::Uuid;
 
-use super::oracle::reopened;
 use super::seeds;
 use super::tables::{LEFT, RIGHT, Table, sliced};
+use crate::stock::{View, add_table, answer, difference_text, register};
 
 fn columns() -> Vec<Column> {
     let numeric = SqlType::Numeric { precision: 12, scale: 2 };
@@ -50,26 +43,7 @@ fn columns() -> Vec<Column> {
 fn catalog() -> Catalog {
     let mut catalog = Catalog::default();
     for (id, name) in [(LEFT, "t"), (RIGHT, "u")] {
-        let topic = Uuid::from_u128(u128::from(id.0));
-        let created = Topic {
-            id: topic,
-            name: name.parse().unwrap(),
-            partitions: 1,
-            owner: TopicOwner::Table(id),
-            configs: BTreeMap::new(),
-        };
-        let table = TableDefinition { topic, topic_name: name.to_owned(), primary_key: vec![9], watermark: None };
-        let relation = Relation {
-            id,
-            schema: "public".to_owned(),
-            name: name.to_owned(),
-            columns: columns(),
-            kind: RelationKind::Table(table),
-            depends_on: vec![Dependency::Topic(topic)],
-            sql: String::new(),
-        };
-        let events = [Event::TopicCreated { topic: created }, Event::RelationCreated { relation: Box::new(relation) }];
-        catalog.apply_all(&events).unwrap();
+        add_table(&mut catalog, id, name, columns(), vec![9]);
     }
     catalog
 }
@@ -476,59 +450,37 @@ async fn stock(
     let visible: Vec<Column> = columns().into_iter().filter(|column| !column.hidden).collect();
     for ((_, table), name) in tables.iter().zip(["t", "u"]) {
         // All columns nullable, as in the catalog.
-        let rows = Delta::from_inserts(canonical_floats(&table.content())).with_schema(&arrow_schema(&visible)).rows;
-        let table = MemTable::try_new(rows.schema(), vec![vec![rows]]).map_err(|error| error.to_string())?;
-        context.register_table(name, Arc::new(table)).map_err(|error| error.to_string())?;
+        let rows = Delta::from_inserts(table.content()).with_schema(&arrow_schema(&visible)).rows;
+        register(&context, name, &rows)?;
     }
-    let mut query = parse_query(text).map_err(|error| error.message)?;
-    rewrite_query(&mut query).map_err(|error| error.message)?;
-    let frame = context.sql(&query.to_string()).await.map_err(|error| error.to_string())?;
-    let frames = frame.collect().await.map_err(|error| error.to_string())?;
-    // A view's text is Utf8, whatever form of strings a function gives.
-    let typed = |rows: RecordBatch| {
-        let columns = rows.columns().iter().zip(schema.fields());
-        let columns = columns.map(|(column, field)| cast(column, field.data_type()).unwrap()).collect();
-        Delta::from_inserts(RecordBatch::try_new(schema.clone(), columns).unwrap())
-    };
-    let rows: Vec<Delta> = frames.into_iter().map(typed).collect();
-    Ok(Delta::consolidate(schema, &rows))
+    answer(&context, text, schema).await
 }
 
 /// Runs one query over random changes. Gives how many rows were compared, or the first difference.
 async fn run(catalog: &Catalog, text: &str, random: &mut SmallRng, is_broken: bool) -> Result<usize, String> {
-    let query = parse_query(text).map_err(|error| format!("refused: {}", error.message))?;
-    let plan = plan_view(catalog, &query, &[], false).map_err(|error| format!("refused: {}", error.message))?;
-    let graph = plan.graph;
-    let schema = graph.output_schema().map_err(|error| error.message)?;
-    let mut circuit = Circuit::new(&graph).map_err(|error| error.to_string())?;
+    let mut view = View::plan(catalog, text).map_err(|reason| format!("refused: {reason}"))?;
     if is_broken {
-        circuit.break_operator(OperatorId(random.random_range(0..graph.nodes.len()) as u32));
+        view.break_operator(OperatorId(random.random_range(0..view.operators()) as u32));
     }
     let mut tables = [(LEFT, Table::default()), (RIGHT, Table::default())];
-    let (mut content, mut compared) = (Delta::empty(&schema), 0);
+    let mut compared = 0;
     for version in 0..5 {
         for (relation, table) in &mut tables {
             let count = random.random_range(0..=40);
             let delta = table.change(random, count, 0.42);
             let delta = Delta::new(full(&delta.rows), delta.weights);
             for slice in sliced(random, &delta) {
-                circuit.push(*relation, &slice);
+                view.push(*relation, &slice);
             }
         }
-        let changes = circuit.finish_version(None);
-        if !changes.errors.is_empty() {
-            return Err(format!("version {version}: {:?}", changes.errors));
-        }
-        content = Delta::consolidate(&schema, &[content, changes.output]);
-        let expected = expected(text, &tables, &schema).await?;
-        let extra = Delta::consolidate(&schema, &[content.clone(), expected.negate()]);
+        view.finish_version().map_err(|reason| format!("version {version}: {reason}"))?;
+        let extra = view.minus(&expected(text, &tables, view.schema()).await?);
         if !extra.is_empty() {
-            let rows = arrow::util::pretty::pretty_format_batches(std::slice::from_ref(&extra.rows)).unwrap();
-            return Err(format!("version {version}: circuit minus stock, weights {:?}\n{rows}", extra.weights));
+            return Err(format!("version {version}: {}", difference_text(&extra)));
         }
-        compared += content.len();
+        compared += view.content().len();
         if !is_broken && random.random_bool(0.3) {
-            circuit = reopened(&graph, &circuit);
+            view.reopen();
         }
     }
     Ok(compared)

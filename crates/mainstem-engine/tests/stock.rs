@@ -1,0 +1,143 @@
+//! A view's text, kept by a circuit on one side and answered by DataFusion's stock operators on the other.
+//!
+//! Words: a *version* is what the circuit makes of all changes pushed since the one before; the *stock answer* is what
+//! DataFusion gives to the same text over the whole content of the tables.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::cast;
+use arrow::datatypes::SchemaRef;
+use datafusion::datasource::MemTable;
+use datafusion::prelude::SessionContext;
+use mainstem_catalog::{
+    Catalog, Column, Dependency, Event, Relation, RelationId, RelationKind, TableDefinition, Topic, TopicOwner,
+};
+use mainstem_engine::Delta;
+use mainstem_engine::delta::canonical_floats;
+use mainstem_engine::incremental::Circuit;
+use mainstem_sql::{Graph, OperatorId, parse_query, plan_view, rewrite_query};
+use uuid::Uuid;
+
+use crate::incremental::reopened;
+
+/// Adds a table to the catalog. Its hidden columns, if any, stand last.
+pub(crate) fn add_table(
+    catalog: &mut Catalog,
+    id: RelationId,
+    name: &str,
+    columns: Vec<Column>,
+    primary_key: Vec<usize>,
+) {
+    let topic = Uuid::from_u128(u128::from(id.0));
+    let created = Topic {
+        id: topic,
+        name: name.parse().unwrap(),
+        partitions: 1,
+        owner: TopicOwner::Table(id),
+        configs: BTreeMap::new(),
+    };
+    let relation = Relation {
+        id,
+        schema: "public".to_owned(),
+        name: name.to_owned(),
+        columns,
+        kind: RelationKind::Table(TableDefinition { topic, topic_name: name.to_owned(), primary_key, watermark: None }),
+        depends_on: vec![Dependency::Topic(topic)],
+        sql: String::new(),
+    };
+    let events = [Event::TopicCreated { topic: created }, Event::RelationCreated { relation: Box::new(relation) }];
+    catalog.apply_all(&events).unwrap();
+}
+
+/// Makes rows a table of the context.
+pub(crate) fn register(context: &SessionContext, name: &str, rows: &RecordBatch) -> Result<(), String> {
+    let rows = canonical_floats(rows);
+    let table = MemTable::try_new(rows.schema(), vec![vec![rows]]).map_err(|error| error.to_string())?;
+    context.register_table(name, Arc::new(table)).map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+/// DataFusion's answer to the text over the context's tables, in the view's types.
+pub(crate) async fn answer(context: &SessionContext, text: &str, schema: &SchemaRef) -> Result<Delta, String> {
+    let mut query = parse_query(text).map_err(|error| error.message)?;
+    rewrite_query(&mut query).map_err(|error| error.message)?;
+    let frame = context.sql(&query.to_string()).await.map_err(|error| error.to_string())?;
+    let frames = frame.collect().await.map_err(|error| error.to_string())?;
+    // A view's text is Utf8, whatever form of strings a function gives.
+    let typed = |rows: RecordBatch| {
+        let columns = rows.columns().iter().zip(schema.fields());
+        let columns = columns.map(|(column, field)| cast(column, field.data_type()).unwrap()).collect();
+        Delta::from_inserts(RecordBatch::try_new(schema.clone(), columns).unwrap())
+    };
+    let rows: Vec<Delta> = frames.into_iter().map(typed).collect();
+    Ok(Delta::consolidate(schema, &rows))
+}
+
+/// A view that a circuit keeps, and all that it has given.
+#[derive(Debug)]
+pub(crate) struct View {
+    graph: Graph,
+    schema: SchemaRef,
+    circuit: Circuit,
+    content: Delta,
+}
+
+impl View {
+    /// Plans the text. An error says why the view is refused.
+    pub(crate) fn plan(catalog: &Catalog, text: &str) -> Result<View, String> {
+        let query = parse_query(text).map_err(|error| error.message)?;
+        let graph = plan_view(catalog, &query, &[], false).map_err(|error| error.message)?.graph;
+        let schema = graph.output_schema().map_err(|error| error.message)?;
+        let circuit = Circuit::new(&graph).map_err(|error| error.to_string())?;
+        let content = Delta::empty(&schema);
+        Ok(View { graph, schema, circuit, content })
+    }
+
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    pub(crate) fn content(&self) -> &Delta {
+        &self.content
+    }
+
+    pub(crate) fn operators(&self) -> usize {
+        self.graph.nodes.len()
+    }
+
+    pub(crate) fn break_operator(&mut self, id: OperatorId) {
+        self.circuit.break_operator(id);
+    }
+
+    pub(crate) fn push(&mut self, relation: RelationId, slice: &Delta) {
+        self.circuit.push(relation, slice);
+    }
+
+    /// Ends a version. An error in the data is an error here.
+    pub(crate) fn finish_version(&mut self) -> Result<(), String> {
+        let changes = self.circuit.finish_version(None);
+        if !changes.errors.is_empty() {
+            return Err(format!("{:?}", changes.errors));
+        }
+        self.content = Delta::consolidate(&self.schema, &[self.content.clone(), changes.output]);
+        Ok(())
+    }
+
+    /// What the view has more (positive weights) or less than the answer.
+    pub(crate) fn minus(&self, answer: &Delta) -> Delta {
+        Delta::consolidate(&self.schema, &[self.content.clone(), answer.negate()])
+    }
+
+    /// A restart: the circuit goes on from its saved state.
+    pub(crate) fn reopen(&mut self) {
+        self.circuit = reopened(&self.graph, &self.circuit);
+    }
+}
+
+/// A difference as text, for the message of a failed test.
+pub(crate) fn difference_text(extra: &Delta) -> String {
+    let rows = arrow::util::pretty::pretty_format_batches(std::slice::from_ref(&extra.rows)).unwrap();
+    format!("circuit minus stock, weights {:?}\n{rows}", extra.weights)
+}
