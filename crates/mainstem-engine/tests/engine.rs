@@ -4,4 +4,5 @@ mod batch;
 mod incremental;
 mod runner;
 mod stock;
+mod suites;
 mod tables;

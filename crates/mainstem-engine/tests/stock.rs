@@ -12,7 +12,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
 use mainstem_catalog::{
-    Catalog, Column, Dependency, Event, Relation, RelationId, RelationKind, TableDefinition, Topic, TopicOwner,
+    Catalog, Column, Dependency, Event, Ident, Relation, RelationId, RelationKind, TableDefinition, Topic, TopicOwner,
 };
 use mainstem_engine::Delta;
 use mainstem_engine::delta::canonical_floats;
@@ -82,17 +82,19 @@ pub(crate) struct View {
     schema: SchemaRef,
     circuit: Circuit,
     content: Delta,
+    /// Messages of errors in the data, with how often each is there.
+    errors: BTreeMap<String, i64>,
 }
 
 impl View {
-    /// Plans the text. An error says why the view is refused.
-    pub(crate) fn plan(catalog: &Catalog, text: &str) -> Result<View, String> {
+    /// Plans the text; `names` are for its first columns. An error says why the view is refused.
+    pub(crate) fn plan(catalog: &Catalog, text: &str, names: &[Ident]) -> Result<View, String> {
         let query = parse_query(text).map_err(|error| error.message)?;
-        let graph = plan_view(catalog, &query, &[], false).map_err(|error| error.message)?.graph;
+        let graph = plan_view(catalog, &query, names, false).map_err(|error| error.message)?.graph;
         let schema = graph.output_schema().map_err(|error| error.message)?;
         let circuit = Circuit::new(&graph).map_err(|error| error.to_string())?;
         let content = Delta::empty(&schema);
-        Ok(View { graph, schema, circuit, content })
+        Ok(View { graph, schema, circuit, content, errors: BTreeMap::new() })
     }
 
     pub(crate) fn schema(&self) -> &SchemaRef {
@@ -115,14 +117,15 @@ impl View {
         self.circuit.push(relation, slice);
     }
 
-    /// Ends a version. An error in the data is an error here.
+    /// Ends a version. What the view holds is an error as long as there is one in the data.
     pub(crate) fn finish_version(&mut self) -> Result<(), String> {
         let changes = self.circuit.finish_version(None);
-        if !changes.errors.is_empty() {
-            return Err(format!("{:?}", changes.errors));
-        }
         self.content = Delta::consolidate(&self.schema, &[self.content.clone(), changes.output]);
-        Ok(())
+        for (message, weight) in changes.errors {
+            *self.errors.entry(message).or_default() += weight;
+        }
+        self.errors.retain(|_, weight| *weight != 0);
+        if self.errors.is_empty() { Ok(()) } else { Err(format!("{:?}", self.errors)) }
     }
 
     /// What the view has more (positive weights) or less than the answer.

@@ -458,7 +458,7 @@ async fn stock(
 
 /// Runs one query over random changes. Gives how many rows were compared, or the first difference.
 async fn run(catalog: &Catalog, text: &str, random: &mut SmallRng, is_broken: bool) -> Result<usize, String> {
-    let mut view = View::plan(catalog, text).map_err(|reason| format!("refused: {reason}"))?;
+    let mut view = View::plan(catalog, text, &[]).map_err(|reason| format!("refused: {reason}"))?;
     if is_broken {
         view.break_operator(OperatorId(random.random_range(0..view.operators()) as u32));
     }

@@ -1,0 +1,12 @@
+-- All columns order equal prices, so that the winner is one on both sides.
+SELECT id, item_name, description, initial_bid, reserve, date_time, expires, seller, category,
+    auction, bidder, price, bid_date_time
+FROM (
+    SELECT a.*, b.auction, b.bidder, b.price, b.date_time AS bid_date_time,
+        row_number() OVER (
+            PARTITION BY a.id ORDER BY b.price DESC, b.date_time, b.bidder, b.channel, b.url
+        ) AS rownum
+    FROM auction AS a, bid AS b
+    WHERE a.id = b.auction AND b.date_time BETWEEN a.date_time AND a.expires
+) AS ranked
+WHERE rownum <= 1
