@@ -11,6 +11,7 @@
 
 mod changes;
 mod nexmark;
+mod tpcds;
 mod tpch;
 
 use std::collections::BTreeMap;
