@@ -233,17 +233,23 @@ fn filters_and_projections() {
 
 #[test]
 fn an_expression_that_is_grouped_by_twice_is_one_key() {
-    check_plan("SELECT delay AS a, delay AS b, count(*) AS n FROM flights GROUP BY 1, 2", expect![[r#"
+    check_plan(
+        "SELECT delay AS a, delay AS b, count(*) AS n FROM flights GROUP BY 1, 2",
+        expect![[r#"
         (a integer, b integer, n bigint)
         Project delay AS a, delay AS b, count(Int64(1)) AS n
           Aggregate by (delay): count(*)
             Input flights (delay) [append only]
-    "#]]);
-    check_plan("SELECT delay + 1 AS a, sum(air_time) AS s FROM flights GROUP BY delay + 1, a", expect![[r#"
+    "#]],
+    );
+    check_plan(
+        "SELECT delay + 1 AS a, sum(air_time) AS s FROM flights GROUP BY delay + 1, a",
+        expect![[r#"
         (a bigint, s double precision)
         Aggregate by ((CAST(delay AS Int64) + 1)): sum(air_time)
           Input flights (delay, air_time) [append only]
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
