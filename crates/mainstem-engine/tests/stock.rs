@@ -11,6 +11,8 @@ use arrow::compute::cast;
 use arrow::datatypes::SchemaRef;
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use mainstem_catalog::{
     Catalog, Column, Dependency, Event, Ident, Relation, RelationId, RelationKind, TableDefinition, Topic, TopicOwner,
 };
@@ -63,7 +65,10 @@ pub(crate) fn register(context: &SessionContext, name: &str, rows: &RecordBatch)
 pub(crate) async fn answer(context: &SessionContext, text: &str, schema: &SchemaRef) -> Result<Delta, String> {
     let mut query = parse_query(text).map_err(|error| error.message)?;
     rewrite_query(&mut query).map_err(|error| error.message)?;
-    let frame = context.sql(&query.to_string()).await.map_err(|error| error.to_string())?;
+    // Not by its text, which another dialect may read otherwise.
+    let statement = Statement::Statement(Box::new(SqlStatement::Query(query)));
+    let plan = context.state().statement_to_plan(statement).await.map_err(|error| error.to_string())?;
+    let frame = context.execute_logical_plan(plan).await.map_err(|error| error.to_string())?;
     let frames = frame.collect().await.map_err(|error| error.to_string())?;
     // A view's text is Utf8, whatever form of strings a function gives.
     let typed = |rows: RecordBatch| {

@@ -1,4 +1,5 @@
-//! PostgreSQL's dialect as sqlparser has it, but for two rules: a named argument's name is a plain name, ON is no alias.
+//! PostgreSQL's dialect as sqlparser has it, but for three rules: a named argument's name is a plain name, ON is no alias, and
+//! `*` can leave columns out.
 //!
 //! sqlparser's PostgreSQL dialect tries every argument twice, as `expression => value` and as a value, which makes nested
 //! calls cost 2^depth. PostgreSQL itself allows names only.
@@ -52,6 +53,11 @@ impl Dialect for MainstemDialect {
 
     fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
         POSTGRES.get_next_precedence(parser)
+    }
+
+    /// `SELECT * EXCLUDE (a)`, which PostgreSQL does not have.
+    fn supports_select_wildcard_exclude(&self) -> bool {
+        true
     }
 
     fn prec_value(&self, precedence: Precedence) -> u8 {

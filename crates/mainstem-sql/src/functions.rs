@@ -21,7 +21,7 @@ pub(crate) use casts::{PG_CAST, is_postgres_cast, postgres_cast};
 pub(crate) use integers::{integer_function, integer_negate, integer_operator, is_integer};
 pub(crate) use lists::ONLY_ITEM;
 pub(crate) use postgres::{BYTEA_LENGTH, SIMILAR_TO_ESCAPE, TIMEZONE};
-pub use windows::{HOP_STARTS, TUMBLE_START, WINDOW_END, WINDOWS_PER_ROW_MAX};
+pub use windows::{CUMULATE_ENDS, HOP_STARTS, TUMBLE_START, WINDOW_END, WINDOWS_PER_ROW_MAX};
 
 /// A scalar function by its name or an alias: DataFusion's default set and ours, configured as views are planned.
 #[must_use]

@@ -195,10 +195,13 @@ impl Writer<'_> {
             ("table", "u AS a"),
             ("tumble", "tumble(t, ts, INTERVAL '10 seconds') AS a"),
             ("hop", "hop(t, ts, INTERVAL '5 seconds', INTERVAL '20 seconds') AS a"),
+            ("cumulate", "cumulate(t, ts, INTERVAL '5 seconds', INTERVAL '15 seconds') AS a"),
+            ("session", "session(t, ts, INTERVAL '2 seconds', PARTITION BY k) AS a"),
+            ("session", "session(u, ts, INTERVAL '500 milliseconds') AS a"),
             ("derived table", "(SELECT * FROM t WHERE v > -3) AS a"),
             ("VALUES", "(SELECT t.* FROM t JOIN (VALUES (1), (2), (5)) AS w(n) ON t.k = w.n) AS a"),
         ]);
-        let windowed = source.starts_with("tumble") || source.starts_with("hop");
+        let windowed = ["tumble", "hop", "cumulate", "session"].iter().any(|function| source.starts_with(function));
         let mut text = format!("FROM {source}");
         let joined = self.chance(0.4);
         if joined {

@@ -1,4 +1,4 @@
-//! Functions behind `tumble()` and `hop()`: windows of a fixed length on the line of event time.
+//! Functions behind `tumble()`, `hop()` and `cumulate()`: windows of a fixed length on the line of event time.
 //!
 //! Windows start at `offset + k * slide` for all integers k and hold `start <= ts < start + size`. All lengths are
 //! microseconds, constant and positive; timestamps are microseconds with or without time zone.
@@ -16,6 +16,9 @@ use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, Sca
 pub const TUMBLE_START: &str = "tumble_start";
 /// `hop_starts(ts, slide, size, offset)`: starts of all windows that hold ts, in ascending order; null for null.
 pub const HOP_STARTS: &str = "hop_starts";
+/// `cumulate_ends(ts, step, size, offset)`: ends of all windows that hold ts and start where the one of the whole size does,
+/// in ascending order; null for null.
+pub const CUMULATE_ENDS: &str = "cumulate_ends";
 /// `window_end(start, size)`: the end of the window.
 pub const WINDOW_END: &str = "window_end";
 /// More windows than this per row are refused.
@@ -25,6 +28,7 @@ pub const WINDOWS_PER_ROW_MAX: i64 = 10_000;
 enum Kind {
     TumbleStart,
     HopStarts,
+    CumulateEnds,
     WindowEnd,
 }
 
@@ -35,7 +39,7 @@ struct WindowFunction {
 }
 
 pub(super) fn all() -> Vec<Arc<ScalarUDF>> {
-    [(Kind::TumbleStart, 3), (Kind::HopStarts, 4), (Kind::WindowEnd, 2)]
+    [(Kind::TumbleStart, 3), (Kind::HopStarts, 4), (Kind::CumulateEnds, 4), (Kind::WindowEnd, 2)]
         .into_iter()
         .map(|(kind, arguments)| {
             let signature = Signature::any(arguments, Volatility::Immutable);
@@ -49,6 +53,7 @@ impl ScalarUDFImpl for WindowFunction {
         match self.kind {
             Kind::TumbleStart => TUMBLE_START,
             Kind::HopStarts => HOP_STARTS,
+            Kind::CumulateEnds => CUMULATE_ENDS,
             Kind::WindowEnd => WINDOW_END,
         }
     }
@@ -66,7 +71,7 @@ impl ScalarUDFImpl for WindowFunction {
             return Err(error.into());
         };
         Ok(match self.kind {
-            Kind::HopStarts => DataType::List(Arc::new(Field::new_list_field(time.clone(), true))),
+            Kind::HopStarts | Kind::CumulateEnds => DataType::List(Arc::new(Field::new_list_field(time.clone(), true))),
             Kind::TumbleStart | Kind::WindowEnd => time.clone(),
         })
     }
@@ -78,7 +83,12 @@ impl ScalarUDFImpl for WindowFunction {
         let result: ArrayRef = match (self.kind, lengths.as_slice()) {
             (Kind::TumbleStart, [size, offset]) => Arc::new(self.map(times, |time| last_start(time, *size, *offset))?),
             (Kind::WindowEnd, [size]) => Arc::new(self.map(times, |start| start.checked_add(*size))?),
-            (Kind::HopStarts, [slide, size, offset]) => Arc::new(self.starts(times, *slide, *size, *offset)?),
+            (Kind::HopStarts, [slide, size, offset]) => {
+                Arc::new(lists(times, &|time, values| hop_starts(time, *slide, *size, *offset, values))?)
+            }
+            (Kind::CumulateEnds, [step, size, offset]) => {
+                Arc::new(lists(times, &|time, values| cumulate_ends(time, *step, *size, *offset, values))?)
+            }
             _ => return plan_err!("wrong number of arguments of {}()", self.name()),
         };
         if matches!(args.args[0], ColumnarValue::Scalar(_)) {
@@ -106,38 +116,50 @@ impl WindowFunction {
         })?;
         Ok(mapped.with_data_type(times.data_type().clone()))
     }
+}
 
-    fn starts(
-        &self,
-        times: &PrimitiveArray<TimestampMicrosecondType>,
-        slide: i64,
-        size: i64,
-        offset: i64,
-    ) -> Result<ListArray> {
-        let mut values = Vec::with_capacity(times.len());
-        let mut lengths = Vec::with_capacity(times.len());
-        for time in times {
-            let before = values.len();
-            if let Some(time) = time {
-                let Some(last) = last_start(time, slide, offset) else {
-                    return exec_err!("timestamp out of range");
-                };
-                // The windows that hold it are the last one that has started and those before it that have not ended.
-                let mut start = Some(last);
-                while let Some(from) = start.filter(|from| time - from < size) {
-                    values.push(from);
-                    start = from.checked_sub(slide);
-                }
-                values[before..].reverse();
-            }
-            lengths.push(values.len() - before);
+/// A list for each time, of what `add` adds; it answers None when a bound is out of the range of timestamps.
+fn lists(
+    times: &PrimitiveArray<TimestampMicrosecondType>,
+    add: &dyn Fn(i64, &mut Vec<i64>) -> Option<()>,
+) -> Result<ListArray> {
+    let mut values = Vec::with_capacity(times.len());
+    let mut lengths = Vec::with_capacity(times.len());
+    for time in times {
+        let before = values.len();
+        if time.is_some_and(|time| add(time, &mut values).is_none()) {
+            return exec_err!("timestamp out of range");
         }
-        let item = Arc::new(Field::new_list_field(times.data_type().clone(), true));
-        let values = PrimitiveArray::<TimestampMicrosecondType>::from_iter_values(values);
-        let values = Arc::new(values.with_data_type(times.data_type().clone()));
-        let nulls = times.nulls().cloned();
-        Ok(ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), values, nulls)?)
+        lengths.push(values.len() - before);
     }
+    let item = Arc::new(Field::new_list_field(times.data_type().clone(), true));
+    let values = PrimitiveArray::<TimestampMicrosecondType>::from_iter_values(values);
+    let values = Arc::new(values.with_data_type(times.data_type().clone()));
+    let nulls = times.nulls().cloned();
+    Ok(ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), values, nulls)?)
+}
+
+fn hop_starts(time: i64, slide: i64, size: i64, offset: i64, values: &mut Vec<i64>) -> Option<()> {
+    let before = values.len();
+    // The windows that hold it are the last one that has started and those before it that have not ended.
+    let mut start = Some(last_start(time, slide, offset)?);
+    while let Some(from) = start.filter(|from| time - from < size) {
+        values.push(from);
+        start = from.checked_sub(slide);
+    }
+    values[before..].reverse();
+    Some(())
+}
+
+fn cumulate_ends(time: i64, step: i64, size: i64, offset: i64, values: &mut Vec<i64>) -> Option<()> {
+    let start = last_start(time, size, offset)?;
+    let mut end = last_start(time, step, start)?.checked_add(step)?;
+    let last = start.checked_add(size)?;
+    while end <= last {
+        values.push(end);
+        end = end.checked_add(step)?;
+    }
+    Some(())
 }
 
 /// The start of the last window that has started at `time`.
@@ -162,10 +184,10 @@ mod tests {
 
     #[test]
     fn every_start_of_a_hop_is_a_window_that_holds_the_time_and_none_is_missing() {
-        let function = WindowFunction { kind: Kind::HopStarts, signature: Signature::any(4, Volatility::Immutable) };
         for (slide, size, offset) in [(2, 6, 0), (5, 7, 1), (7, 5, 0), (1, 3, -1)] {
             let times = PrimitiveArray::<TimestampMicrosecondType>::from_iter((-20..20).map(Some).chain([None]));
-            let lists = function.starts(&times, slide, size, offset).expect("in range");
+            let add = |time: i64, values: &mut Vec<i64>| hop_starts(time, slide, size, offset, values);
+            let lists = lists(&times, &add).expect("in range");
             assert!(lists.is_null(40));
             for (row, time) in (-20i64..20).enumerate() {
                 let expected: Vec<i64> = (-60..60)
@@ -176,5 +198,20 @@ mod tests {
                 assert_eq!(found.as_primitive::<TimestampMicrosecondType>().values(), expected.as_slice(), "{time}");
             }
         }
+    }
+
+    #[test]
+    fn cumulated_windows_start_together_and_end_step_by_step() {
+        for (time, expected) in
+            [(0, vec![2, 4, 6]), (1, vec![2, 4, 6]), (2, vec![4, 6]), (5, vec![6]), (6, vec![8, 10, 12])]
+        {
+            let mut values = Vec::new();
+            cumulate_ends(time, 2, 6, 0, &mut values).expect("in range");
+            assert_eq!(values, expected, "{time}");
+        }
+        let mut values = Vec::new();
+        cumulate_ends(-1, 2, 6, 1, &mut values).expect("in range");
+        assert_eq!(values, [1], "the window of -5..1");
+        assert_eq!(cumulate_ends(i64::MAX, 2, 6, 0, &mut Vec::new()), None);
     }
 }

@@ -75,7 +75,44 @@ fn split(tokens: Vec<TokenWithSpan>) -> Vec<Vec<TokenWithSpan>> {
     }
     statements.push(current);
     statements.retain(|tokens| !tokens.is_empty());
-    statements
+    statements.into_iter().map(session_keys).collect()
+}
+
+/// `session(t, ts, gap, PARTITION BY k)` as sqlparser reads it: without the two words.
+fn session_keys(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let is_word = |token: &TokenWithSpan, text: &str| matches!(&token.token, Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(text));
+    let mut depth = 0_usize;
+    // The depths inside the parentheses of each session() around the place.
+    let mut inside = Vec::new();
+    let mut place = 0;
+    while place < tokens.len() {
+        match tokens[place].token {
+            Token::LParen => {
+                depth += 1;
+                if place > 0 && is_word(&tokens[place - 1], "session") {
+                    inside.push(depth);
+                }
+            }
+            Token::RParen => {
+                if inside.last() == Some(&depth) {
+                    inside.pop();
+                }
+                depth = depth.saturating_sub(1);
+            }
+            Token::Comma if inside.last() == Some(&depth) => {
+                let words = tokens.get(place + 1..place + 3).unwrap_or_default();
+                if let [first, second] = words
+                    && is_word(first, "partition")
+                    && is_word(second, "by")
+                {
+                    tokens.drain(place + 1..place + 3);
+                }
+            }
+            _ => {}
+        }
+        place += 1;
+    }
+    tokens
 }
 
 /// A name as PostgreSQL reads it: in lower case unless it was quoted.

@@ -302,8 +302,10 @@ fn is_ordered(plan: &LogicalPlan) -> bool {
 pub(super) fn fields(schema: &DFSchema) -> Result<Vec<GraphField>, SqlError> {
     let field = |field: &std::sync::Arc<arrow::datatypes::Field>| {
         let mut field = GraphField { nullable: true, ..GraphField::from_arrow(field)? };
-        if field.name.starts_with("__unnest_placeholder(hop_starts(") {
-            "window_start".clone_into(&mut field.name);
+        for (function, name) in [("hop_starts", "window_start"), ("cumulate_ends", "window_end")] {
+            if field.name.starts_with(&format!("__unnest_placeholder({function}(")) {
+                name.clone_into(&mut field.name);
+            }
         }
         Ok(field)
     };

@@ -1,9 +1,10 @@
-//! What is done to a query before DataFusion plans it: expressions get PostgreSQL's meaning (`syntax`), `tumble()` and `hop()` in
-//! FROM become derived tables of ordinary SQL.
+//! What is done to a query before DataFusion plans it: expressions get PostgreSQL's meaning (`syntax`), windows in FROM become
+//! derived tables of ordinary SQL.
 //!
-//! `tumble(t, ts, size [, offset])` and `hop(t, ts, slide, size [, offset])` give t's columns and `window_start`,
-//! `window_end`, of the type of ts. A row whose ts is null is in no window. Stock DataFusion runs the result; the planner of
-//! views knows the functions of `functions::windows` in it again.
+//! `tumble(t, ts, size [, offset])`, `hop(t, ts, slide, size [, offset])`, `cumulate(t, ts, step, size [, offset])` and
+//! `session(t, ts, gap [, PARTITION BY key, ...])` give t's columns and `window_start`, `window_end`, of the type of ts. A row
+//! whose ts is null is in no window. Rows of a session are at most the gap apart; it ends a gap after its last row. Stock
+//! DataFusion runs the result; the planner of views knows the functions of `functions::windows` in it again.
 
 use std::ops::ControlFlow;
 
@@ -14,7 +15,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::syntax::rewrite_expression;
 use crate::error::{SqlError, sqlstate};
-use crate::functions::{HOP_STARTS, TUMBLE_START, WINDOW_END, WINDOWS_PER_ROW_MAX};
+use crate::functions::{CUMULATE_ENDS, HOP_STARTS, TUMBLE_START, WINDOW_END, WINDOWS_PER_ROW_MAX};
 use crate::parse::{fold, interval_us, parse_query};
 
 /// Rewrites a query, at any nesting.
@@ -91,15 +92,19 @@ struct Arguments {
     function: &'static str,
     names: &'static [&'static str],
     values: Vec<Option<Expr>>,
+    /// Of session(): the columns of PARTITION BY.
+    rest: Vec<Expr>,
 }
 
 impl Arguments {
     fn read(function: &'static str, args: &TableFunctionArgs) -> Result<Arguments, SqlError> {
         let names: &'static [&'static str] = match function {
             "tumble" => &["data", "timecol", "size", "offset"],
+            "cumulate" => &["data", "timecol", "step", "size", "offset"],
+            "session" => &["data", "timecol", "gap"],
             _ => &["data", "timecol", "slide", "size", "offset"],
         };
-        let mut arguments = Arguments { function, names, values: vec![None; names.len()] };
+        let mut arguments = Arguments { function, names, values: vec![None; names.len()], rest: vec![] };
         for (position, arg) in args.args.iter().enumerate() {
             let (place, value) = match arg {
                 FunctionArg::Unnamed(value) => (Some(position).filter(|place| *place < names.len()), value),
@@ -108,6 +113,7 @@ impl Arguments {
             };
             match (place, value) {
                 (Some(place), FunctionArgExpr::Expr(value)) => arguments.values[place] = Some(value.clone()),
+                (None, FunctionArgExpr::Expr(value)) if function == "session" => arguments.rest.push(value.clone()),
                 _ => return Err(arguments.wrong()),
             }
         }
@@ -117,6 +123,8 @@ impl Arguments {
     fn wrong(&self) -> SqlError {
         let usage = match self.function {
             "tumble" => "tumble(relation, time column, INTERVAL 'size' [, INTERVAL 'offset'])",
+            "cumulate" => "cumulate(relation, time column, INTERVAL 'step', INTERVAL 'size' [, INTERVAL 'offset'])",
+            "session" => "session(relation, time column, INTERVAL 'gap' [, PARTITION BY column, ...])",
             _ => "hop(relation, time column, INTERVAL 'slide', INTERVAL 'size' [, INTERVAL 'offset'])",
         };
         SqlError::new(sqlstate::UNDEFINED_FUNCTION, format!("wrong arguments of {}()", self.function))
@@ -135,6 +143,15 @@ impl Arguments {
             return Err(SqlError::new(sqlstate::INVALID_PARAMETER, message));
         }
         Ok(us)
+    }
+
+    fn check_windows(&self, windows: i64) -> Result<(), SqlError> {
+        if windows > WINDOWS_PER_ROW_MAX {
+            let message =
+                format!("{}() would put each row into more than {WINDOWS_PER_ROW_MAX} windows", self.function);
+            return Err(SqlError::new(sqlstate::INVALID_PARAMETER, message));
+        }
+        Ok(())
     }
 
     fn offset(&self) -> Result<i64, SqlError> {
@@ -199,37 +216,91 @@ fn first_factor(query: &mut Query) -> Option<&mut TableFactor> {
 
 fn replace(function: &'static str, factor: &mut TableFactor) -> Result<(), SqlError> {
     let TableFactor::Table { args: Some(args), alias, .. } = &*factor else { return Ok(()) };
-    if !matches!(function, "tumble" | "hop") {
-        return Err(SqlError::not_supported(format!("{function}() windows are not supported")));
-    }
     let arguments = Arguments::read(function, args)?;
-    let (time, offset, size) = (arguments.time()?, arguments.offset()?, arguments.length("size")?);
     let (data, name) = arguments.data()?;
     let alias = alias.clone().or_else(|| {
         let name = name.unwrap_or_else(|| Ident::new(function));
         Some(TableAlias { explicit: true, name, columns: vec![], at: None })
     });
-    let mut query = if function == "tumble" {
-        let start = format!("{TUMBLE_START}({time}, {size}, {offset})");
-        parse_query(&format!(
-            "SELECT *, {start} AS window_start, {WINDOW_END}({start}, {size}) AS window_end FROM t WHERE {time} IS NOT NULL"
-        ))?
-    } else {
-        let slide = arguments.length("slide")?;
-        if size / slide > WINDOWS_PER_ROW_MAX {
-            let message = format!("hop() would put each row into more than {WINDOWS_PER_ROW_MAX} windows");
-            return Err(SqlError::new(sqlstate::INVALID_PARAMETER, message));
-        }
-        parse_query(&format!(
-            "SELECT *, {WINDOW_END}(window_start, {size}) AS window_end FROM (SELECT *, \
-             unnest({HOP_STARTS}({time}, {slide}, {size}, {offset})) AS window_start FROM t WHERE {time} IS NOT NULL) AS w"
-        ))?
+    let text = match function {
+        "tumble" => tumble(&arguments)?,
+        "hop" => hop(&arguments)?,
+        "cumulate" => cumulate(&arguments)?,
+        _ => session(&arguments)?,
     };
-    let place = match (function, first_factor(&mut query)) {
-        ("hop", Some(TableFactor::Derived { subquery, .. })) => first_factor(subquery),
-        (_, place) => place,
-    };
-    *place.ok_or_else(|| SqlError::new(sqlstate::INTERNAL, "template without FROM"))? = data;
+    let mut query = parse_query(&text)?;
+    let innermost = first_factor(&mut query).map(innermost);
+    *innermost.ok_or_else(|| SqlError::new(sqlstate::INTERNAL, "template without FROM"))? = data;
     *factor = TableFactor::Derived { lateral: false, subquery: query, alias, sample: None };
     Ok(())
+}
+
+/// The template's table `t`, at the bottom of its derived tables.
+fn innermost(factor: &mut TableFactor) -> &mut TableFactor {
+    if let TableFactor::Derived { subquery, .. } = &*factor
+        && matches!(subquery.body.as_ref(), SetExpr::Select(select) if !select.from.is_empty())
+    {
+        let TableFactor::Derived { subquery, .. } = factor else { unreachable!("seen above") };
+        return first_factor(subquery).map(innermost).expect("seen above");
+    }
+    factor
+}
+
+fn tumble(arguments: &Arguments) -> Result<String, SqlError> {
+    let (time, offset, size) = (arguments.time()?, arguments.offset()?, arguments.length("size")?);
+    let start = format!("{TUMBLE_START}({time}, {size}, {offset})");
+    Ok(format!(
+        "SELECT *, {start} AS window_start, {WINDOW_END}({start}, {size}) AS window_end FROM t WHERE {time} IS NOT NULL"
+    ))
+}
+
+fn hop(arguments: &Arguments) -> Result<String, SqlError> {
+    let (time, offset) = (arguments.time()?, arguments.offset()?);
+    let (slide, size) = (arguments.length("slide")?, arguments.length("size")?);
+    arguments.check_windows(size / slide)?;
+    Ok(format!(
+        "SELECT *, {WINDOW_END}(window_start, {size}) AS window_end FROM (SELECT *, \
+         unnest({HOP_STARTS}({time}, {slide}, {size}, {offset})) AS window_start FROM t WHERE {time} IS NOT NULL) AS w"
+    ))
+}
+
+fn cumulate(arguments: &Arguments) -> Result<String, SqlError> {
+    let (time, offset) = (arguments.time()?, arguments.offset()?);
+    let (step, size) = (arguments.length("step")?, arguments.length("size")?);
+    if size % step != 0 {
+        let message = "the size of cumulate() must be a multiple of its step";
+        return Err(SqlError::new(sqlstate::INVALID_PARAMETER, message));
+    }
+    arguments.check_windows(size / step)?;
+    Ok(format!(
+        "SELECT * FROM (SELECT *, {TUMBLE_START}({time}, {size}, {offset}) AS window_start, \
+         unnest({CUMULATE_ENDS}({time}, {step}, {size}, {offset})) AS window_end FROM t WHERE {time} IS NOT NULL) AS w"
+    ))
+}
+
+/// A row begins a session if the one before it is further back than the gap; how many have begun up to a row is its session.
+fn session(arguments: &Arguments) -> Result<String, SqlError> {
+    let (time, gap) = (arguments.time()?, arguments.length("gap")?);
+    let keys = arguments.rest.iter().map(column_text).collect::<Option<Vec<_>>>().ok_or_else(|| arguments.wrong())?;
+    let named = keys.iter().enumerate().map(|(place, key)| format!(", {key} AS __session_key{place}"));
+    let named: String = named.collect();
+    let names: String = (0..keys.len()).map(|place| format!("__session_key{place}, ")).collect();
+    let by_keys = match names.trim_end_matches(", ") {
+        "" => String::new(),
+        names => format!("PARTITION BY {names}"),
+    };
+    let session = format!("(PARTITION BY {names}__session)");
+    Ok(format!(
+        "SELECT * EXCLUDE ({names}__session_time, __session_begin, __session) FROM (SELECT *, \
+         min(__session_time) OVER {session} AS window_start, \
+         {WINDOW_END}(max(__session_time) OVER {session}, {gap}) AS window_end FROM (SELECT *, \
+         sum(__session_begin) OVER ({by_keys} ORDER BY __session_time) AS __session FROM (SELECT *, \
+         CASE WHEN __session_time <= {WINDOW_END}(lag(__session_time) OVER ({by_keys} ORDER BY __session_time), {gap}) \
+         THEN 0 ELSE 1 END AS __session_begin FROM (SELECT *, {time} AS __session_time{named} FROM t \
+         WHERE {time} IS NOT NULL) AS a) AS b) AS c) AS d"
+    ))
+}
+
+fn column_text(expr: &Expr) -> Option<String> {
+    matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_)).then(|| expr.to_string())
 }

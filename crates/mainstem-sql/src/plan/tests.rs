@@ -253,6 +253,54 @@ fn an_expression_that_is_grouped_by_twice_is_one_key() {
 }
 
 #[test]
+fn sessions_and_cumulated_windows() {
+    check_plan(
+        "SELECT carrier, window_start, window_end, count(*) FROM session(flights, ts, INTERVAL '1 hour', PARTITION BY carrier)
+         GROUP BY carrier, window_start, window_end",
+        expect![[r#"
+            (carrier character varying, window_start timestamp with time zone, window_end timestamp with time zone, count bigint)
+            Aggregate by (carrier, window_start, window_end): count(*)
+              Project carrier, min(c.__session_time) PARTITION BY [c.__session_key0, c.__session] ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING AS window_start, window_end(max(c.__session_time) PARTITION BY [c.__session_key0, c.__session] ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING, 3600000000) AS window_end
+                Over (__session_key0, __session) by (): min(__session_time) ROWS UNBOUNDED PRECEDING TO UNBOUNDED FOLLOWING, max(__session_time) ROWS UNBOUNDED PRECEDING TO UNBOUNDED FOLLOWING [computes touched partitions again]
+                  Project carrier, __session_time, __session_key0, sum(b.__session_begin) PARTITION BY [b.__session_key0] ORDER BY [b.__session_time ASC NULLS LAST] RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW AS __session
+                    Over (__session_key0) by (__session_time ASC NULLS LAST): sum(__session_begin) RANGE UNBOUNDED PRECEDING TO CURRENT ROW [computes touched partitions again]
+                      Project carrier, __session_time, __session_key0, CASE WHEN (__session_time <= window_end(lag(a.__session_time) PARTITION BY [a.__session_key0] ORDER BY [a.__session_time ASC NULLS LAST] RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW, 3600000000)) THEN 0 ELSE 1 END AS __session_begin
+                        Over (__session_key0) by (__session_time ASC NULLS LAST): lag(__session_time) RANGE UNBOUNDED PRECEDING TO CURRENT ROW [computes touched partitions again]
+                          Project carrier, ts AS __session_time, carrier AS __session_key0 [append only]
+                            Filter (ts IS NOT NULL) [append only]
+                              Input flights (carrier, ts) [append only]
+        "#]],
+    );
+    check_plan(
+        "SELECT window_start, window_end, count(*) FROM cumulate(flights, ts, INTERVAL '10 minutes', INTERVAL '1 hour')
+         GROUP BY window_start, window_end",
+        expect![[r#"
+            (window_start timestamp with time zone, window_end timestamp with time zone, count bigint)
+            Aggregate by (window_start, window_end): count(*)
+              Unnest window_end [append only]
+                Project tumble_start(ts, 3600000000, 0) AS window_start, cumulate_ends(ts, 600000000, 3600000000, 0) AS window_end [append only]
+                  Filter (ts IS NOT NULL) [append only]
+                    Input flights (ts) [append only]
+        "#]],
+    );
+    check_plan(
+        "SELECT * FROM session(clicks, at, INTERVAL '1 hour') AS s",
+        expect![[r#"
+        (id bigint, at timestamp without time zone, page character varying, window_start timestamp without time zone, window_end timestamp without time zone)
+        Project id, at, page, min(c.__session_time) PARTITION BY [c.__session] ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING AS window_start, window_end(max(c.__session_time) PARTITION BY [c.__session] ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING, 3600000000) AS window_end
+          Over (__session) by (): min(__session_time) ROWS UNBOUNDED PRECEDING TO UNBOUNDED FOLLOWING, max(__session_time) ROWS UNBOUNDED PRECEDING TO UNBOUNDED FOLLOWING [computes touched partitions again]
+            Project id, at, page, __session_time, sum(b.__session_begin) ORDER BY [b.__session_time ASC NULLS LAST] RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW AS __session
+              Over () by (__session_time ASC NULLS LAST): sum(__session_begin) RANGE UNBOUNDED PRECEDING TO CURRENT ROW [computes touched partitions again]
+                Project id, at, page, __session_time, CASE WHEN (__session_time <= window_end(lag(a.__session_time) ORDER BY [a.__session_time ASC NULLS LAST] RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW, 3600000000)) THEN 0 ELSE 1 END AS __session_begin
+                  Over () by (__session_time ASC NULLS LAST): lag(__session_time) RANGE UNBOUNDED PRECEDING TO CURRENT ROW [computes touched partitions again]
+                    Project id, at, page, at AS __session_time [append only]
+                      Filter (at IS NOT NULL) [append only]
+                        Input clicks (id, at, page) [append only]
+    "#]],
+    );
+}
+
+#[test]
 fn series() {
     check_plan(
         "SELECT n, n * 2 AS twice FROM generate_series(1, 3) AS n",
@@ -526,13 +574,13 @@ fn emit_on_window_close() {
     check_error(
         "SELECT carrier, count(*) FROM flights GROUP BY carrier EMIT ON WINDOW CLOSE",
         expect![
-            "42P17: EMIT ON WINDOW CLOSE needs a GROUP BY of window_end (or window_start) of tumble() or hop() over the watermark column of a source"
+            "42P17: EMIT ON WINDOW CLOSE needs a GROUP BY of window_end (or window_start) of tumble(), hop() or cumulate() over the watermark column of a source"
         ],
     );
     check_error(
         "SELECT window_end, count(*) FROM tumble(clicks, at, INTERVAL '1 hour') GROUP BY 1 EMIT ON WINDOW CLOSE",
         expect![
-            "42P17: EMIT ON WINDOW CLOSE needs a GROUP BY of window_end (or window_start) of tumble() or hop() over the watermark column of a source"
+            "42P17: EMIT ON WINDOW CLOSE needs a GROUP BY of window_end (or window_start) of tumble(), hop() or cumulate() over the watermark column of a source"
         ],
     );
     check_error(
@@ -590,9 +638,10 @@ fn what_cannot_be_kept_is_refused_by_name() {
         "SELECT * FROM generate_series('2020-01-01'::timestamp, now(), interval '1 day')",
         expect!["0A000: generate_series() in a view takes whole numbers that are constants"],
     );
+    check_error("SELECT * FROM session(flights, ts)", expect!["42883: wrong arguments of session()"]);
     check_error(
-        "SELECT * FROM session(flights, ts, INTERVAL '1 hour')",
-        expect!["0A000: session() windows are not supported"],
+        "SELECT * FROM cumulate(flights, ts, INTERVAL '7 minutes', INTERVAL '1 hour')",
+        expect!["22023: the size of cumulate() must be a multiple of its step"],
     );
     check_error(
         "SELECT carrier FROM flights FOR SYSTEM_TIME AS OF now()",

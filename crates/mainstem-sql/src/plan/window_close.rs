@@ -7,7 +7,7 @@ use mainstem_catalog::{Relation, RelationKind, Watermark};
 
 use super::convert::Convert;
 use crate::error::{SqlError, sqlstate};
-use crate::functions::{HOP_STARTS, TUMBLE_START, WINDOW_END};
+use crate::functions::{CUMULATE_ENDS, HOP_STARTS, TUMBLE_START, WINDOW_END};
 use crate::graph::{Aggregate, GraphField, Literal, LiteralValue, Operator, OperatorId, Scalar};
 
 /// What a column has to do with event time.
@@ -19,6 +19,8 @@ pub(super) enum Lineage {
     Time,
     /// A list of starts of windows of this length, in microseconds.
     Starts(i64),
+    /// A list of ends of windows.
+    Ends,
     /// The start of a window of this length.
     Start(i64),
     /// The end of a window.
@@ -30,6 +32,7 @@ impl Lineage {
     pub(super) fn item(self) -> Lineage {
         match self {
             Lineage::Starts(size) => Lineage::Start(size),
+            Lineage::Ends => Lineage::End,
             _ => Lineage::Other,
         }
     }
@@ -53,6 +56,7 @@ impl Convert {
                     (HOP_STARTS, Lineage::Time, [_, _, size, _]) => {
                         constant(size).map_or(Lineage::Other, Lineage::Starts)
                     }
+                    (CUMULATE_ENDS, Lineage::Time, _) => Lineage::Ends,
                     (WINDOW_END, Lineage::Start(size), [_, end]) if constant(end) == Some(size) => Lineage::End,
                     _ => Lineage::Other,
                 }
@@ -122,7 +126,7 @@ impl Convert {
         if !self.emit_on_window_close || (closes && !self.is_open[output.0 as usize]) {
             return Ok(());
         }
-        let message = "EMIT ON WINDOW CLOSE needs a GROUP BY of window_end (or window_start) of tumble() or hop() over the \
+        let message = "EMIT ON WINDOW CLOSE needs a GROUP BY of window_end (or window_start) of tumble(), hop() or cumulate() over the \
                        watermark column of a source";
         Err(SqlError::new(sqlstate::INVALID_DEFINITION, message).with_hint(
             "Declare WATERMARK FOR ts AS ts - INTERVAL '...' on the source, and use tumble(source, ts, ...).",
