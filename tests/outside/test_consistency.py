@@ -157,9 +157,10 @@ class Readers:
         result = session.pgconn.exec_(query.encode())
         if result.status != ExecStatus.TUPLES_OK:
             raise psycopg.OperationalError(result.error_message.decode(errors="replace"))
-        total, unmatched, moved = (None if value is None else int(value) for value in map(result.get_value, [0] * 3, range(3)))
         if result.ntuples != 1:
             self.fail(f"{query}: {result.ntuples} rows")
+            return last
+        total, unmatched, moved = (None if value is None else int(value) for value in map(result.get_value, [0] * 3, range(3)))
         if total != (0 if moved else None) or unmatched != 0:
             self.fail(f"{query}: total {total}, unmatched {unmatched}, after {moved} transfers")
         if moved < last:

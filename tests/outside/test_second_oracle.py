@@ -6,7 +6,8 @@ round every view of second_oracle_views.py, and the same text as a SELECT, has t
 Mainstem is killed and started again in between. Every second view is also made a second time over data that is there.
 
 Words: an *answer* is a multiset of rows, compared by value (a numeric and a double are the same number), or a refusal.
-`KNOWN` are the differences that we know of; a test fails when one of them is gone, so that the list stays true.
+`KNOWN` are the differences that we know of, each with the place (view or query) where it shows. A difference that is gone
+fails the test too, so that the list stays true.
 
 `MAINSTEM_SEED` repeats a run, `MAINSTEM_ORACLE_ROUNDS` is the number of rounds (12).
 """
@@ -19,6 +20,7 @@ import math
 import os
 import random
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -34,12 +36,114 @@ ROUNDS = int(os.environ.get("MAINSTEM_ORACLE_ROUNDS", "12"))
 # After these rounds: views are made over data, and the server is killed.
 LATE_ROUND = ROUNDS // 2
 KILL_EVERY = 3
-# Each view's text is a SELECT of its own in one of so many rounds; in the last round all are.
+# Each view's text is a SELECT of its own in one of so many rounds; in the first and the last with rows all are.
 SELECT_EVERY = 3
-STATEMENTS_PER_ROUND = 14
+STATEMENTS_PER_ROUND = 18
 
-# Name: what is different, and why that is left as it is. Both answers are compared in full all the same.
-KNOWN = {}
+BOTH = "view query"
+USING = "wrong: a column of USING is the left side's, so it is null where only the right side has a row"
+STAR = "wrong: SELECT * puts the columns of USING last, where PostgreSQL puts them first"
+OF_NOTHING = "wrong: an aggregate without GROUP BY has one row for no input, here it has none"
+TYPES = "wrong: the result has the type of the first branch, what does not fit it is rounded"
+ROWS = "wrong: a comparison of rows with a null in them is decided, where it is null"
+INTERVALS = "wrong: intervals are compared by months, days and time apart, not by 30 days and 24 hours"
+SPAN = "wrong: the difference of two timestamps is a duration, not an interval of days and time"
+SCALE = "a quotient of numerics has 4 more digits than its dividend and is cut, not rounded"
+LITERALS = "a literal with a point is a double, not a numeric"
+NOT_YET = "refused"
+
+# Name: where, and what. `wrong` is a wrong answer; what has no such mark is refused, or meant otherwise.
+KNOWN = {
+    "join_full_using": (BOTH, USING),
+    "join_full_using_star": (BOTH, USING),
+    "join_right_using": (BOTH, USING),
+    "join_using_star": (BOTH, STAR),
+    "join_left_on_true": ("view", "refused: taken for a scalar subquery"),
+    "join_left_on_exists": ("query", NOT_YET),
+    "join_lateral_expression": (BOTH, NOT_YET),
+    "join_lateral_top": (BOTH, NOT_YET),
+    "in_pair": (BOTH, NOT_YET),
+    "not_in_pair": (BOTH, NOT_YET),
+    "in_aggregate_as_value": (BOTH, "refused: the aggregate's column is there twice"),
+    "in_count_correlated": (BOTH, OF_NOTHING),
+    "not_in_aggregate_correlated": (BOTH, OF_NOTHING),
+    "in_outer_inside": (BOTH, NOT_YET),
+    "in_limit_correlated": (BOTH, NOT_YET),
+    "in_union_correlated": (BOTH, NOT_YET),
+    "exists_aggregate": (BOTH, OF_NOTHING),
+    "exists_aggregate_not": (BOTH, OF_NOTHING),
+    "exists_offset": (BOTH, "wrong: OFFSET in a correlated EXISTS is left out"),
+    "exists_union": (BOTH, NOT_YET),
+    "exists_two_levels": (BOTH, "refused: the column is two levels out"),
+    "exists_in_filter": (BOTH, NOT_YET),
+    "scalar_less": (BOTH, NOT_YET),
+    "scalar_or": (BOTH, NOT_YET),
+    "scalar_outer_inside": (BOTH, NOT_YET),
+    "scalar_nested_aggregate": (BOTH, NOT_YET),
+    "scalar_in_aggregate": (BOTH, NOT_YET),
+    "array_of": (BOTH, NOT_YET),
+    "union_types": ("query", TYPES),
+    "union_types_double": ("query", TYPES),
+    "union_types_time": ("query", TYPES),
+    "union_types_null": ("query", TYPES),
+    "union_types_below": ("query", TYPES),
+    "case_types": ("query", TYPES),
+    "case_types_double": ("query", TYPES),
+    "case_types_literal": ("query", TYPES),
+    "case_types_below": ("query", TYPES),
+    "case_types_time": ("query", TYPES),
+    "distinct_on_limit": ("view", "wrong: LIMIT of DISTINCT ON takes nulls for the first, whatever ORDER BY says"),
+    "above_distinct_on": ("view", "wrong: a condition above DISTINCT ON is evaluated below it"),
+    "above_distinct_on_comma": ("view", "wrong: a condition above DISTINCT ON is evaluated below it"),
+    "above_all": (BOTH, NOT_YET),
+    "fetch_first": (BOTH, NOT_YET),
+    "agg_bigint_avg": (BOTH, "wrong: the average of bigint adds doubles, so that digits beyond 2^53 are lost"),
+    "agg_numeric_avg": (BOTH, SCALE),
+    "agg_filter_null": ("query", "refused: the null is no boolean"),
+    "agg_string_orders": ("query", "refused: two aggregates of different orders, one of them DISTINCT"),
+    "agg_string_by_row": (BOTH, NOT_YET),
+    "agg_percentile_fine": (BOTH, "wrong: the place between two values is cut to six digits"),
+    "agg_percentile_disc": (BOTH, NOT_YET),
+    "agg_mode": (BOTH, NOT_YET),
+    "agg_by_key": (BOTH, "refused: columns that depend on a grouped primary key"),
+    "group_empty_set": (BOTH, NOT_YET),
+    "group_rollup_pair": (BOTH, NOT_YET),
+    "over_rows_min": (BOTH, "wrong: the least of a frame that slides keeps a value that left it, when all that is in it is null"),
+    "over_rows_bool": (BOTH, NOT_YET),
+    "over_rows_string": (BOTH, NOT_YET),
+    "over_lead_by_row": (BOTH, NOT_YET),
+    "over_nth_by_row": (BOTH, NOT_YET),
+    "over_exclude": (BOTH, NOT_YET),
+    "arithmetic_numeric_thirds": (BOTH, SCALE),
+    "arithmetic_double_round": (BOTH, "halves are rounded away from zero, in PostgreSQL as the platform does, mostly to even"),
+    "literals_exact": (BOTH, LITERALS),
+    "literals_round": (BOTH, LITERALS),
+    "literals_text": (BOTH, LITERALS),
+    "literals_varchar": (BOTH, "a cast to varchar(n) cuts nothing off"),
+    "like_escape": (BOTH, NOT_YET),
+    "between_symmetric": (BOTH, NOT_YET),
+    "date_century": (BOTH, "refused, and the view only when it has rows"),
+    "date_plus_interval": (BOTH, "wrong: a date and an interval are a date, the time is lost"),
+    "date_interval_times": (BOTH, NOT_YET),
+    "date_interval_avg": (BOTH, "refused in a view; in a query wrong by a microsecond, cut and not rounded"),
+    "date_interval_sum": (BOTH, NOT_YET),
+    "date_interval_order": (BOTH, INTERVALS),
+    "date_interval_distinct": (BOTH, INTERVALS),
+    "date_interval_equals": (BOTH, INTERVALS),
+    "date_interval_days": (BOTH, INTERVALS),
+    "date_interval_hour": (BOTH, SPAN),
+    "date_interval_text": (BOTH, SPAN),
+    "date_age": (BOTH, NOT_YET),
+    "series_time": (BOTH, NOT_YET),
+    "series_by_row": (BOTH, NOT_YET),
+    "series_in_list": (BOTH, "wrong: an array, where PostgreSQL has a row for each"),
+    "row_compare": (BOTH, ROWS),
+    "row_equals": (BOTH, ROWS),
+    "row_not_equals": (BOTH, ROWS),
+    "row_in": (BOTH, ROWS),
+    "row_is_null": (BOTH, NOT_YET),
+    "with_recursive": (BOTH, NOT_YET),
+}
 
 
 class PostgreSQL:
@@ -52,7 +156,7 @@ class PostgreSQL:
             # It refuses to run as root; its package brings a user for it.
             self.user = {"user": "postgres", "group": "postgres"}
             shutil.chown(self.directory, **self.user)
-        self.name = self.user.get("user", getpass.getuser())
+        self.name = self.user["user"] if self.user else getpass.getuser()
         self.run("initdb", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-D", str(self.directory / "data"))
         self.log = open(self.directory / "log", "wb")
         self.process = subprocess.Popen(
@@ -76,7 +180,8 @@ class PostgreSQL:
         return until(connected, "PostgreSQL to start")
 
     def close(self):
-        self.process.terminate()
+        # It waits for no session then.
+        self.process.send_signal(signal.SIGINT)
         try:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
@@ -177,19 +282,33 @@ def shown(rows):
 # Changes
 
 
+# The same in every run: few rows, and every difference of KNOWN shows.
+FIRST_ROWS = [
+    """INSERT INTO t VALUES
+       (1, 1, 5, 7, 14.18, 6.5, 'a', TIMESTAMP '2024-03-11 01:00:02', DATE '2024-01-31', true),
+       (2, 2, NULL, 9, -0.05, 8.5, NULL, NULL, NULL, NULL),
+       (3, 1, 2, -3, 0.01, -2.5, '', TIMESTAMP '2024-01-01 00:00:00', DATE '2024-02-29', false),
+       (4, 3, 5, NULL, 1.01, 3.25, 'ab', TIMESTAMP '2024-01-01 10:00:00', DATE '2024-01-01', true),
+       (5, 1, NULL, 8, 20.00, NULL, 'a', NULL, NULL, false)""",
+    "INSERT INTO u VALUES (1, 1, 5, 'a'), (2, 7, NULL, 'b'), (3, NULL, 3, 'c'), (4, 3, 5, '')",
+    "INSERT INTO e VALUES (1, 'a'), (1, 'a'), (NULL, ''), (5, NULL)",
+]
+
+
 class Changes:
     """Random statements, at least a third of them UPDATE and DELETE, the same text for both."""
 
     def __init__(self, dice):
         self.dice = dice
-        self.next_id = {"t": 1, "u": 1}
+        # After those of the first rows.
+        self.next_id = {"t": 6, "u": 5}
         self.counts = collections.Counter()
 
     def number(self, low=-4, high=9, null=0.15):
         return "NULL" if self.dice.random() < null else str(self.dice.randrange(low, high))
 
     def text(self):
-        return self.dice.choice(["NULL", "''", "''", "'a'", "'a'", "'ab'", "'b'", "'B'", "'abc'", "' a b'", "'ß%_'", "'bab'"])
+        return self.dice.choice(["NULL", "''", "''", "'a'", "'a'", "'ab'", "'b'", "'B'", "'abc'", "' a b'", "'☃%_'", "'bab'"])
 
     def moment(self):
         if self.dice.random() < 0.12:
@@ -246,6 +365,10 @@ class Changes:
         return self.dice.choice(choices[table])
 
     def statement(self):
+        if self.dice.random() < 0.2:
+            statement = self.of_a_query()
+            self.counts[statement.split()[0]] += 1
+            return statement
         table = self.dice.choices(["t", "u", "e"], [5, 3, 2])[0]
         kind = self.dice.choices(["INSERT", "UPDATE", "DELETE"], [5, 4, 2])[0]
         self.counts[kind] += 1
@@ -255,11 +378,29 @@ class Changes:
             return f"UPDATE {table} SET {self.assignments(table)} WHERE {self.where(table)}"
         return f"DELETE FROM {table} WHERE {self.where(table)}"
 
+    def of_a_query(self):
+        """Statements whose rows come from other tables."""
+        n = self.dice.randrange(7)
+        id = self.dice.randrange(1, self.next_id["t"])
+        return self.dice.choice([
+            f"INSERT INTO e SELECT x, s FROM t WHERE id % 7 = {n}",
+            f"UPDATE t SET x = (SELECT max(v) FROM u) WHERE id = {id}",
+            f"UPDATE u SET v = (SELECT count(*) FROM t WHERE t.g = u.g) WHERE id % 7 = {n}",
+            f"UPDATE e SET s = coalesce(s, '') || 'b' WHERE length(s) < 6 AND EXISTS (SELECT 1 FROM u WHERE u.v = e.a AND u.id % 7 = {n})",
+            f"DELETE FROM e WHERE a IN (SELECT v FROM u WHERE v IS NOT NULL AND id % 7 = {n})",
+            f"DELETE FROM e WHERE NOT EXISTS (SELECT 1 FROM t WHERE t.g = e.a) AND s = {self.text()}",
+            f"INSERT INTO t (id, g, x) VALUES ({id}, {self.number(1, 6, 0.1)}, {n}) ON CONFLICT (id) DO UPDATE SET x = excluded.x + t.x, g = excluded.g",
+            f"INSERT INTO u (id, v) VALUES ({min(id, self.next_id['u'] - 1)}, {n}) ON CONFLICT (id) DO NOTHING",
+        ])
+
     def round(self, number):
         if number == 1:
-            # Views of one row and of none before views of many.
-            return [f"INSERT INTO {table} VALUES {self.row(table)}" for table in ("t", "u", "e")]
+            return FIRST_ROWS
         statements = [self.statement() for _ in range(STATEMENTS_PER_ROUND)]
+        # Some at once, some of them for nothing.
+        if self.dice.random() < 0.5:
+            end = self.dice.choice(["COMMIT", "COMMIT", "ROLLBACK"])
+            statements = ["BEGIN", *statements, end, self.statement()]
         if number == ROUNDS - 1:
             # Everything goes, and what was kept about it has to go with it.
             statements = [f"DELETE FROM {table}" for table in ("t", "u", "e")] + statements
@@ -273,24 +414,25 @@ class Comparison:
     """Collects differences by the name of the view, so that one run shows them all."""
 
     def __init__(self):
+        # By name and place: that a query is known to differ says nothing about the view.
         self.found = {}
         self.compared = 0
         self.rows = 0
 
-    def note(self, name, what):
-        self.found.setdefault(name, what)
+    def note(self, name, place, what):
+        self.found.setdefault((name, place), what)
 
-    def compare(self, session, name, where, query, expected):
+    def compare(self, session, name, place, where, query, expected):
         try:
             found = answer(session, query)
         except Refused as error:
-            self.note(name, f"{where} is refused: {error}")
+            self.note(name, place, f"{where} it is refused: {error}")
             return
         self.compared += 1
         self.rows += expected.total()
         extra, missing = difference(found, expected)
         if extra or missing:
-            self.note(name, f"{where} has {shown(extra)}, PostgreSQL {shown(missing)}")
+            self.note(name, place, f"{where} it has {shown(extra)}, PostgreSQL {shown(missing)}")
 
 
 def create(session, views, suffix, comparison):
@@ -300,10 +442,11 @@ def create(session, views, suffix, comparison):
             session.execute(f"CREATE MATERIALIZED VIEW {name}{suffix} AS {text}")
             made[name] = f"{name}{suffix}"
         except psycopg.Error as error:
-            comparison.note(name, f"the view is refused: {error.sqlstate}: {error}")
+            comparison.note(name, "view", f"it is refused: {error.sqlstate}: {error}")
     return made
 
 
+@pytest.mark.client("psycopg")
 def test_views_and_queries_mean_what_they_mean_in_postgresql(server, postgresql):
     seed = int(os.environ.get("MAINSTEM_SEED", random.randrange(2**32)))
     print(f"MAINSTEM_SEED={seed}")
@@ -322,7 +465,8 @@ def test_views_and_queries_mean_what_they_mean_in_postgresql(server, postgresql)
         if round:
             for statement in changes.round(round):
                 expected = oracle.execute(statement, prepare=False).rowcount
-                assert session.execute(statement, prepare=False).rowcount == expected, f"{statement}: PostgreSQL changed {expected} rows"
+                found = session.execute(statement, prepare=False).rowcount
+                assert found == expected, f"{statement}: {found} rows changed, in PostgreSQL {expected}"
         if round == LATE_ROUND:
             late = create(session, VIEWS[seed % 2::2], "_late", comparison)
         if round % KILL_EVERY == KILL_EVERY - 1:
@@ -335,11 +479,11 @@ def test_views_and_queries_mean_what_they_mean_in_postgresql(server, postgresql)
                 expected = answer(oracle, text)
             except Refused as error:
                 pytest.fail(f"{name}: PostgreSQL refuses it: {error}")
-            for views, what in ((early, "the view"), (late, "the view made later")):
+            for views, made in ((early, "made first"), (late, "made later")):
                 if name in views:
-                    comparison.compare(session, name, f"round {round}: {what}", f"SELECT * FROM {views[name]}", expected)
-            if at % SELECT_EVERY == round % SELECT_EVERY or round == ROUNDS - 1:
-                comparison.compare(session, name, f"round {round}: the query", text, expected)
+                    comparison.compare(session, name, "view", f"{made}, in round {round}", f"SELECT * FROM {views[name]}", expected)
+            if at % SELECT_EVERY == round % SELECT_EVERY or round in (1, ROUNDS - 1):
+                comparison.compare(session, name, "query", f"in round {round}", text, expected)
     session.close()
     oracle.close()
     took = time.monotonic() - start
@@ -347,8 +491,9 @@ def test_views_and_queries_mean_what_they_mean_in_postgresql(server, postgresql)
     print(f"{len(VIEWS)} views, {ROUNDS} rounds, {total} statements {dict(changes.counts)}, {comparison.compared} answers of"
           f" {comparison.rows} rows compared in {took:.0f} s")
     assert changes.counts["INSERT"] < 0.7 * total
-    new = {name: what for name, what in comparison.found.items() if name not in KNOWN}
+    known = {(name, place) for name, (places, _) in KNOWN.items() for place in places.split()}
+    new = {key: what for key, what in comparison.found.items() if key not in known}
     texts = dict(VIEWS)
-    assert not new, f"MAINSTEM_SEED={seed}, {len(new)} differ\n" + "\n".join(f"{name}: {texts[name]}\n    {what}" for name, what in new.items())
-    gone = KNOWN.keys() - comparison.found.keys()
+    assert not new, f"{len(new)} differ\n" + "\n".join(f"{name}: {texts[name]}\n  {place}: {what}" for (name, place), what in new.items())
+    gone = sorted(known - comparison.found.keys())
     assert not gone, f"no difference any more, so they can be taken from KNOWN: {gone}"

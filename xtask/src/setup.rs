@@ -30,6 +30,11 @@ const DEBIAN_PACKAGES: &[DebianPackage] = &[
     // Clients.
     DebianPackage { name: "kcat", proof: &["kcat", "-V"] },
     DebianPackage { name: "postgresql-client", proof: &["psql", "--version"] },
+    // The server: the second oracle for the meaning of SQL. Debian keeps its programs out of the path.
+    DebianPackage {
+        name: "postgresql",
+        proof: &["sh", "-c", "ls /usr/lib/postgresql/*/bin/initdb || command -v initdb"],
+    },
     DebianPackage { name: "python3", proof: &["python3", "--version"] },
     DebianPackage { name: "python3-venv", proof: &["python3", "-c", "import ensurepip, venv"] },
     DebianPackage { name: "default-jdk-headless", proof: &["javac", "--version"] },

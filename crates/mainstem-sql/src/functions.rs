@@ -5,6 +5,7 @@
 
 mod casts;
 mod integers;
+mod json;
 mod lists;
 mod numbering;
 mod postgres;
@@ -19,6 +20,7 @@ use crate::error::{SqlError, sqlstate};
 
 pub(crate) use casts::{PG_CAST, is_postgres_cast, postgres_cast};
 pub(crate) use integers::{integer_function, integer_negate, integer_operator, is_integer};
+pub(crate) use json::{JsonOperators, list_function};
 pub(crate) use lists::ONLY_ITEM;
 pub(crate) use postgres::{BYTEA_LENGTH, SIMILAR_TO_ESCAPE, TIMEZONE};
 pub use windows::{CUMULATE_ENDS, HOP_STARTS, TUMBLE_START, WINDOW_END, WINDOWS_PER_ROW_MAX};
@@ -40,7 +42,7 @@ pub fn window_function(name: &str) -> Option<WindowFunctionDefinition> {
 /// The functions that DataFusion does not have, or has with another meaning than PostgreSQL.
 #[must_use]
 pub fn own_functions() -> Vec<Arc<ScalarUDF>> {
-    [windows::all(), integers::all(), casts::all(), lists::all(), postgres::all()].concat()
+    [windows::all(), integers::all(), casts::all(), json::all(), lists::all(), postgres::all()].concat()
 }
 
 /// The same for window functions.

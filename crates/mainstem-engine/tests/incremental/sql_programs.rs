@@ -167,10 +167,10 @@ impl Writer<'_> {
             ("median", "median(a.f)"),
             ("percentile_cont", "percentile_cont(0.75) WITHIN GROUP (ORDER BY a.f)"),
             ("bit", "bit_xor(a.v)"),
-            // Rounded, as stock adds up in the order of the rows.
-            ("moments", "round(stddev(a.v), 6)"),
-            ("moments", "round(var_pop(a.v), 6)"),
-            ("moments", "round(covar_samp(a.v, a.k), 6)"),
+            // Rounded, as stock adds up in the order of the rows; the same zero.
+            ("moments", "round(stddev(a.v), 6) + 0.0"),
+            ("moments", "round(var_pop(a.v), 6) + 0.0"),
+            ("moments", "round(covar_samp(a.v, a.k), 6) + 0.0"),
             ("moments", "regr_count(a.v, a.k)"),
             ("array_agg", "array_agg(a.v ORDER BY (a.v))"),
             ("array_agg", "array_agg(DISTINCT a.s ORDER BY a.s DESC)"),

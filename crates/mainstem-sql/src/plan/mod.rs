@@ -7,6 +7,7 @@
 mod aggregates;
 mod convert;
 mod joins;
+mod lateral;
 mod meaning;
 mod names;
 mod over;

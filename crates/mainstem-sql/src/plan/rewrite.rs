@@ -9,13 +9,13 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query, SetExpr, TableAlias, TableFactor,
-    TableFunctionArgs, VisitMut, VisitorMut,
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query, SetExpr, TableAlias,
+    TableAliasColumnDef, TableFactor, TableFunctionArgs, VisitMut, VisitorMut,
 };
 
-use super::syntax::rewrite_expression;
+use super::syntax::{call, rewrite_expression};
 use crate::error::{SqlError, sqlstate};
-use crate::functions::{CUMULATE_ENDS, HOP_STARTS, TUMBLE_START, WINDOW_END, WINDOWS_PER_ROW_MAX};
+use crate::functions::{CUMULATE_ENDS, HOP_STARTS, TUMBLE_START, WINDOW_END, WINDOWS_PER_ROW_MAX, list_function};
 use crate::parse::{fold, interval_us, parse_query};
 
 /// Rewrites a query, at any nesting.
@@ -62,12 +62,59 @@ impl VisitorMut for Rewrite {
     }
 
     fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {
+        if let Some(unnest) = unnest_of(factor) {
+            *factor = unnest;
+        }
         let Some(function) = window_function(factor) else { return ControlFlow::Continue(()) };
         match replace(function, factor) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
         }
     }
+}
+
+/// `unnest(x)`, with or without LATERAL, and `jsonb_array_elements(x)` and the like as rows.
+fn unnest_of(factor: &TableFactor) -> Option<TableFactor> {
+    let (name, args, alias) = match factor {
+        TableFactor::Table { name, args: Some(args), alias, .. } => (name, &args.args, alias),
+        TableFactor::Function { name, args, alias, .. } => (name, args, alias),
+        TableFactor::UNNEST { alias, array_exprs, with_offset: false, with_ordinality: false, .. } => {
+            return Some(unnest("unnest", "unnest", alias, array_exprs.clone()));
+        }
+        _ => return None,
+    };
+    let [part] = name.0.as_slice() else { return None };
+    let name = fold(part.as_ident()?);
+    let list = list_function(&name);
+    if name != "unnest" && list.is_none() {
+        return None;
+    }
+    let argument = |arg: &FunctionArg| match arg {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+        _ => None,
+    };
+    let mut array_exprs = args.iter().map(argument).collect::<Option<Vec<_>>>()?;
+    if let Some(list) = list {
+        array_exprs = vec![call(list, array_exprs)];
+    }
+    let column = if list.is_some() && name.contains("elements") { "value" } else { name.as_str() };
+    Some(unnest(&name, column, alias, array_exprs))
+}
+
+/// Without an alias the rows have the function's name and that of its column; as in PostgreSQL an alias is that of both.
+fn unnest(name: &str, column: &str, alias: &Option<TableAlias>, array_exprs: Vec<Expr>) -> TableFactor {
+    let alias = alias.clone().unwrap_or_else(|| TableAlias {
+        explicit: true,
+        name: Ident::new(name),
+        columns: vec![TableAliasColumnDef::from_name(column)],
+        at: None,
+    });
+    let columns = match alias.columns.as_slice() {
+        [] => vec![TableAliasColumnDef { name: alias.name.clone(), data_type: None }],
+        columns => columns.to_vec(),
+    };
+    let alias = Some(TableAlias { columns, ..alias });
+    TableFactor::UNNEST { alias, array_exprs, with_offset: false, with_offset_alias: None, with_ordinality: false }
 }
 
 /// What DataFusion would pass over in silence, or refuse in its own words.

@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::ast::DataType as AstType;
 use super::meaning::{DecimalLiterals, PostgresMeaning};
 use super::subqueries::Subqueries;
 use crate::arrow_types::arrow_type;
-use crate::functions::{own_functions, own_window_functions};
+use crate::functions::{JsonOperators, own_functions, own_window_functions};
 use crate::parse::{DEPTH_MAX, sql_type_of_ast};
 
 /// What a session plans for.
@@ -56,7 +56,9 @@ pub fn session_state_builder(purpose: Purpose) -> SessionStateBuilder {
         .with_default_features();
     builder.scalar_functions().get_or_insert_default().extend(own_functions());
     builder.window_functions().get_or_insert_default().extend(own_window_functions());
-    builder.expr_planners().get_or_insert_default().insert(0, Arc::new(DecimalLiterals));
+    let planners = builder.expr_planners().get_or_insert_default();
+    planners.insert(0, Arc::new(DecimalLiterals));
+    planners.insert(0, Arc::new(JsonOperators));
     builder
 }
 

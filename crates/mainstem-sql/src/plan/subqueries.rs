@@ -6,6 +6,7 @@
 //! - A scalar subquery that may give several rows gives a list, of which `only_item` takes the one item, or fails.
 //! - INTERSECT ALL and EXCEPT ALL, which DataFusion 54 plans as if each row of the right side matched all equal ones of the
 //!   left, number equal rows and match the numbers too.
+//! - `FROM t, unnest(t.tags)` is what `lateral` says.
 //! - Aggregates by order take rows that their order leaves equal in the order of the values, so that the result is one.
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
+use super::lateral::unnested;
 use crate::functions::{ONLY_ITEM, scalar_function, window_function};
 
 /// Rewrites what the module's text says.
@@ -48,7 +50,10 @@ fn rewrite_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
             let predicate = condition(filter.predicate, false, &schema)?;
             Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(predicate, filter.input)?)))
         }
-        LogicalPlan::Join(join) => Ok(Transformed::no(LogicalPlan::Join(join))),
+        LogicalPlan::Join(join) => Ok(match unnested(&join)? {
+            Some(plan) => Transformed::yes(plan),
+            None => Transformed::no(LogicalPlan::Join(join)),
+        }),
         LogicalPlan::Aggregate(aggregate) if aggregate.aggr_expr.iter().any(is_open) => totally_ordered(aggregate),
         other => rewrite_values(other),
     }

@@ -7,7 +7,7 @@ use datafusion::sql::sqlparser::ast::{
 use mainstem_formats::parse_interval;
 
 use crate::error::{SqlError, sqlstate};
-use crate::functions::{SIMILAR_TO_ESCAPE, TIMEZONE};
+use crate::functions::{SIMILAR_TO_ESCAPE, TIMEZONE, list_function};
 use crate::parse::fold;
 
 /// Digits that a double always keeps.
@@ -90,7 +90,7 @@ fn number(text: &str) -> Expr {
     }
 }
 
-fn call(name: &str, args: Vec<Expr>) -> Expr {
+pub(super) fn call(name: &str, args: Vec<Expr>) -> Expr {
     let args = args.into_iter().map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).collect();
     Expr::Function(Function {
         name: ObjectName::from(vec![Ident::new(name)]),
@@ -124,6 +124,10 @@ fn rewrite_function(function: &mut Function) -> Option<Expr> {
     if let Some((_, other)) = RENAMED.iter().find(|(known, _)| *known == name) {
         function.name = ObjectName::from(vec![Ident::new(*other)]);
         return None;
+    }
+    if let Some(list) = list_function(&name) {
+        function.name = ObjectName::from(vec![Ident::new(list)]);
+        return Some(call("unnest", vec![Expr::Function(function.clone())]));
     }
     let FunctionArguments::List(list) = &mut function.args else { return None };
     let [FunctionArg::Unnamed(FunctionArgExpr::Expr(first)), FunctionArg::Unnamed(FunctionArgExpr::Expr(second))] =
