@@ -7,6 +7,7 @@ use mainstem_catalog::{
     Catalog, Column, Dependency, Encoding, Event, Include, IncludeKind, Refused, Relation, RelationId, RelationKind,
     SourceDefinition, SqlType, TableDefinition, Topic, TopicOwner, ViewDefinition, Watermark, check_topic_name,
 };
+use mainstem_engine::incremental::Circuit;
 use mainstem_sql::statement::{
     ColumnDefinition, CreateMaterializedView, CreateSource, CreateTable, CreateView, DropRelations, WatermarkClause,
 };
@@ -136,6 +137,10 @@ impl Session {
         }
         // Relations are never changed and their ids never used again: what was planned holds if they are still there.
         let plan = plan_view(&catalog, &create.query, &create.columns, create.emit_on_window_close)?;
+        // What the engine cannot run must not get into the catalog.
+        Circuit::new(&plan.graph).map_err(|error| {
+            SqlError::not_supported(format!("this query cannot be kept as a materialized view: {error}"))
+        })?;
         let (origin, _held_until_ready) = self.shared.engine.origin_of(&plan.graph.relations());
         let view = ViewDefinition {
             query: plan.canonical_query,

@@ -333,7 +333,13 @@ pub(crate) async fn plan_text(context: &SessionContext, query: &str) -> Result<L
 pub async fn plan_query(context: &SessionContext, mut query: Query) -> Result<LogicalPlan, SqlError> {
     rewrite_query(&mut query)?;
     let statement = DfStatement::Statement(Box::new(SqlStatement::Query(Box::new(query))));
-    context.state().statement_to_plan(statement).await.map_err(query_error)
+    let state = context.state();
+    let plan = state.statement_to_plan(statement).await.map_err(query_error)?;
+    // Before it the types are those of the first branch of a UNION or a CASE. Parameters have no type before their values.
+    if plan.get_parameter_names().map_err(query_error)?.is_empty() {
+        return state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {}).map_err(query_error);
+    }
+    Ok(plan)
 }
 
 /// Runs a plan of the context; parameters take their values. Errors of the stream are for [`query_error`].

@@ -79,7 +79,7 @@ impl Convert {
                 let input = self.plan(input)?;
                 Ok(self.same(Operator::Distinct, input))
             }
-            LogicalPlan::Distinct(Distinct::On(distinct)) => self.distinct_on(distinct),
+            LogicalPlan::Distinct(Distinct::On(_)) => Err(SqlError::new(sqlstate::INTERNAL, "DISTINCT ON was left")),
             // A view has no order; an order with a limit is found by the limit.
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.plan(&sort.input),
             LogicalPlan::Sort(sort) => {

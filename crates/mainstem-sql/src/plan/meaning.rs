@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
@@ -11,7 +11,7 @@ use datafusion::logical_expr::expr::Cast;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, cast};
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
@@ -94,7 +94,7 @@ fn other_expression(expr: &Expr, schema: &DFSchema) -> Option<Expr> {
     }
 }
 
-/// `amount + 0.01` with a numeric amount: the literal is what it says.
+/// `amount + 0.01` with a numeric amount: the literal is what it says. A date and an interval make a timestamp.
 #[derive(Debug)]
 pub(super) struct DecimalLiterals;
 
@@ -107,6 +107,19 @@ impl ExprPlanner for DecimalLiterals {
             B::Plus | B::Minus | B::Multiply | B::Modulo | B::Eq | B::NotEq | B::Lt | B::LtEq | B::Gt | B::GtEq
         );
         let is_decimal = |expr: &Expr| is_exact && expr.get_type(schema).is_ok_and(|of| of.is_decimal());
+        if matches!(op, B::Plus | B::Minus) {
+            let of = |expr: &Expr| expr.get_type(schema).ok();
+            let stamp = |expr: Expr| cast(expr, DataType::Timestamp(TimeUnit::Microsecond, None));
+            match (of(&left), of(&right)) {
+                (Some(DataType::Date32), Some(DataType::Interval(_))) => {
+                    return Ok(PlannerResult::Original(RawBinaryExpr { op, left: stamp(left), right }));
+                }
+                (Some(DataType::Interval(_)), Some(DataType::Date32)) => {
+                    return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right: stamp(right) }));
+                }
+                _ => {}
+            }
+        }
         let (left, right) = match (as_decimal(&left), as_decimal(&right)) {
             (Some(literal), _) if is_decimal(&right) => (literal, right),
             (_, Some(literal)) if is_decimal(&left) => (left, literal),

@@ -81,7 +81,7 @@ pub fn plan_view(
         series::rewrite_series(&mut planned)?;
         let plan = relations.plan(&planned)?;
         check_functions(&plan)?;
-        let plan = optimize(plan)?;
+        let plan = optimize(over::numbered_distinct_on(plan)?)?;
         let (plan, columns) = conform(plan, query, names)?;
         let (graph, mut depends_on) = Convert::new(emit_on_window_close).graph(&plan, &columns)?;
         depends_on.extend(relations.views.borrow().iter().map(|view| Dependency::Relation(*view)));

@@ -1,14 +1,18 @@
 //! OVER windows, and what is made of row numbers: DISTINCT ON, the first rows of each group.
 
-use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::{NullTreatment, Sort as SortExpr, WindowFunction as PlannedFunction};
-use datafusion::logical_expr::{DistinctOn, Expr, Operator as BinaryOperator, Window, WindowFrame};
+use datafusion::logical_expr::{
+    Distinct, DistinctOn, Expr, ExprFunctionExt, LogicalPlan, LogicalPlanBuilder, Operator as BinaryOperator, Window,
+    lit,
+};
 
 use super::convert::{Convert, fields, not_yet};
 use super::window_close::Lineage;
 use crate::error::SqlError;
 use crate::functions::check_deterministic;
-use crate::graph::{Frame, GraphField, Literal, Operator, OperatorId, Scalar, SortKey, WindowFunction};
+use crate::graph::{Frame, GraphField, Operator, OperatorId, Scalar, SortKey, WindowFunction};
 
 /// What two functions share if one operator can compute both.
 type Layout = (Vec<Scalar>, Vec<SortKey>);
@@ -57,36 +61,6 @@ impl Convert {
         self.push(operator, vec![input], schema, false, lineage)
     }
 
-    /// The first row of each group, by the ORDER BY.
-    pub(super) fn distinct_on(&mut self, distinct: &DistinctOn) -> Result<OperatorId, SqlError> {
-        let input = self.plan(&distinct.input)?;
-        let over = distinct.input.schema();
-        let partition =
-            distinct.on_expr.iter().map(|expr| Scalar::from_expr(expr, over)).collect::<Result<Vec<_>, _>>()?;
-        let order = sort_keys(distinct.sort_expr.iter().flatten(), over)?;
-        let mut schema = self.nodes[input.0 as usize].schema.clone();
-        let number = schema.len();
-        schema.push(super::joins::internal_field("row_number", "Int64"));
-        let frame = Frame::from_planned(&WindowFrame::new(None))?;
-        let function = WindowFunction {
-            name: "row_number".to_owned(),
-            arguments: vec![],
-            distinct: false,
-            ignore_nulls: false,
-            filter: None,
-            frame,
-            result: "Int64".to_owned(),
-        };
-        let numbered = self.push_over(partition, order, vec![function], schema, input);
-        let one = Scalar::Literal(Literal::from_value(&ScalarValue::Int64(Some(1)))?);
-        let predicate =
-            Scalar::Binary { op: BinaryOperator::Eq, left: Box::new(Scalar::Column(number)), right: Box::new(one) };
-        let first = self.filter(predicate, numbered);
-        let expressions =
-            distinct.select_expr.iter().map(|expr| Scalar::from_expr(expr, over)).collect::<Result<Vec<_>, _>>()?;
-        self.project_scalars(expressions, fields(&distinct.schema)?, first)
-    }
-
     /// Rows for which the predicate is true. If it asks for the first rows of each partition below, no others are numbered.
     pub(super) fn filter(&mut self, predicate: Scalar, input: OperatorId) -> OperatorId {
         let conjuncts = match &predicate {
@@ -121,6 +95,31 @@ impl Convert {
             at = node.inputs[0];
         }
     }
+}
+
+/// DISTINCT ON as the first rows of groups, by row_number(). DataFusion 54 moves a condition from above it below it.
+pub(super) fn numbered_distinct_on(plan: LogicalPlan) -> Result<LogicalPlan, SqlError> {
+    let rewritten = plan.transform_up_with_subqueries(|plan| match plan {
+        LogicalPlan::Distinct(Distinct::On(distinct)) => first_rows(distinct).map(Transformed::yes),
+        other => Ok(Transformed::no(other)),
+    })?;
+    Ok(rewritten.data)
+}
+
+fn first_rows(distinct: DistinctOn) -> datafusion::common::Result<LogicalPlan> {
+    let DistinctOn { on_expr, select_expr, sort_expr, input, .. } = distinct;
+    let order = sort_expr.unwrap_or_default();
+    let function = crate::functions::window_function("row_number").expect("one of ours");
+    let number = Expr::from(PlannedFunction::new(function, vec![]));
+    let number = number.partition_by(on_expr).order_by(order.clone()).build()?;
+    let numbered = LogicalPlanBuilder::from(input.as_ref().clone()).window([number])?.build()?;
+    let column = Column::from(numbered.schema().qualified_field(numbered.schema().fields().len() - 1));
+    let mut first = LogicalPlanBuilder::from(numbered).filter(Expr::Column(column).eq(lit(1_i64)))?;
+    if !order.is_empty() {
+        // For a LIMIT above it.
+        first = first.sort(order)?;
+    }
+    first.project(select_expr)?.build()
 }
 
 /// The column and the bound of `column <= bound` and the like.

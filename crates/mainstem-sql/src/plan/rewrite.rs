@@ -9,8 +9,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Query, SetExpr, TableAlias,
-    TableAliasColumnDef, TableFactor, TableFunctionArgs, VisitMut, VisitorMut,
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, JoinConstraint, JoinOperator, ObjectName, Query,
+    SetExpr, TableAlias, TableAliasColumnDef, TableFactor, TableFunctionArgs, VisitMut, VisitorMut,
 };
 
 use super::syntax::{call, rewrite_expression};
@@ -46,6 +46,16 @@ struct Rewrite;
 
 impl VisitorMut for Rewrite {
     type Break = SqlError;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
+        if merges_outer(&query.body) {
+            let error = SqlError::not_supported("RIGHT and FULL JOIN with USING or NATURAL are not supported");
+            return ControlFlow::Break(
+                error.with_hint("Write ON a.x = b.x, and coalesce(a.x, b.x) for the common column."),
+            );
+        }
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {
         match unsupported(factor) {
@@ -115,6 +125,19 @@ fn unnest(name: &str, column: &str, alias: &Option<TableAlias>, array_exprs: Vec
     };
     let alias = Some(TableAlias { columns, ..alias });
     TableFactor::UNNEST { alias, array_exprs, with_offset: false, with_offset_alias: None, with_ordinality: false }
+}
+
+/// Whether a common column would have to come from the right side, or from both. DataFusion takes the left one.
+fn merges_outer(body: &SetExpr) -> bool {
+    match body {
+        SetExpr::Select(select) => select.from.iter().flat_map(|from| &from.joins).any(|join| {
+            use JoinOperator as J;
+            let (J::Right(on) | J::RightOuter(on) | J::FullOuter(on)) = &join.join_operator else { return false };
+            matches!(on, JoinConstraint::Using(_) | JoinConstraint::Natural)
+        }),
+        SetExpr::SetOperation { left, right, .. } => merges_outer(left) || merges_outer(right),
+        _ => false,
+    }
 }
 
 /// What DataFusion would pass over in silence, or refuse in its own words.

@@ -98,9 +98,31 @@ impl Exists {
     }
 }
 
+/// Whether it is an aggregate of everything, which gives one row also where nothing is.
+fn gives_one_row(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Projection(projection) => gives_one_row(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => gives_one_row(&alias.input),
+        LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty(),
+        _ => false,
+    }
+}
+
+/// IN and EXISTS of a subquery that gives exactly one row: a comparison, and true.
+fn of_one_row(expr: Expr) -> Expr {
+    match expr {
+        Expr::InSubquery(of) if gives_one_row(&of.subquery.subquery) => {
+            let value = Expr::ScalarSubquery(of.subquery);
+            if of.negated { (*of.expr).not_eq(value) } else { (*of.expr).eq(value) }
+        }
+        Expr::Exists(of) if gives_one_row(&of.subquery.subquery) => lit(!of.negated),
+        other => other,
+    }
+}
+
 /// A condition, where null is as good as false, or its negation.
 fn condition(expr: Expr, is_negated: bool, outer: &DFSchema) -> Result<Expr> {
-    match expr {
+    match of_one_row(expr) {
         Expr::Not(of) => condition(*of, !is_negated, outer),
         Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) => {
             let op = if (op == Operator::And) == is_negated { Operator::Or } else { Operator::And };
@@ -130,7 +152,7 @@ fn condition(expr: Expr, is_negated: bool, outer: &DFSchema) -> Result<Expr> {
 /// Subqueries inside an expression whose value counts.
 fn value(expr: Expr, ask: Exists, outer: &DFSchema) -> Result<Expr> {
     let rewritten = expr.transform_up(|expr| {
-        Ok(match expr {
+        Ok(match of_one_row(expr) {
             Expr::InSubquery(of) => match correlated(&of, outer)? {
                 Some(equality) => Transformed::yes(three_valued(&of, equality, ask)?),
                 None => Transformed::no(Expr::InSubquery(of)),
@@ -232,7 +254,8 @@ fn is_set_operation(join: &Join) -> bool {
         && join.null_equality == NullEquality::NullEqualsNull
         && join.filter.is_none()
         && join.on.len() == join.left.schema().fields().len()
-        && !matches!(join.left.as_ref(), LogicalPlan::Distinct(_))
+        // Or it was numbered before.
+        && !matches!(join.left.as_ref(), LogicalPlan::Distinct(_) | LogicalPlan::Window(_))
 }
 
 fn numbered(join: &Join) -> Result<LogicalPlan> {

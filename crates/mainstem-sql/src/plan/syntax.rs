@@ -47,6 +47,29 @@ pub(super) fn rewrite_expression(expr: &mut Expr) -> Result<(), SqlError> {
         Expr::BinaryOp { left, op: BinaryOperator::PGExp, right } => {
             *expr = call("power", vec![take(left), take(right)]);
         }
+        Expr::BinaryOp { left, op, right } => {
+            if let (Expr::Tuple(left), Expr::Tuple(right)) = (left.as_ref(), right.as_ref())
+                && let Some(compared) = compare_rows(left, op, right)
+            {
+                *expr = compared;
+            }
+        }
+        Expr::InList { expr: of, list, negated } => {
+            if let Expr::Tuple(row) = of.as_ref() {
+                let equal = |item: &Expr| match item {
+                    Expr::Tuple(item) => compare_rows(row, &BinaryOperator::Eq, item),
+                    _ => None,
+                };
+                if let Some(any) = list.iter().map(equal).collect::<Option<Vec<_>>>().and_then(|all| {
+                    all.into_iter().reduce(|left, right| nested(binary(left, BinaryOperator::Or, right)))
+                }) {
+                    *expr = match *negated {
+                        true => Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(any) },
+                        false => any,
+                    };
+                }
+            }
+        }
         Expr::UnaryOp { op: UnaryOperator::BitwiseNot, expr: of } => {
             *expr = nested(binary(take(of), BinaryOperator::PGBitwiseXor, number("-1")));
         }
@@ -69,6 +92,33 @@ pub(super) fn rewrite_expression(expr: &mut Expr) -> Result<(), SqlError> {
         _ => {}
     }
     Ok(())
+}
+
+/// `(a, b) < (c, d)` by the rules for rows: null where the parts that decide are. None for other operators.
+fn compare_rows(left: &[Expr], op: &BinaryOperator, right: &[Expr]) -> Option<Expr> {
+    use BinaryOperator as B;
+    if left.len() != right.len() {
+        return None;
+    }
+    let pair = |place: usize, op: B| nested(binary(left[place].clone(), op, right[place].clone()));
+    let chain = |op: B, with: B| {
+        (0..left.len()).map(|place| pair(place, op.clone())).reduce(|a, b| nested(binary(a, with.clone(), b)))
+    };
+    let strict = match op {
+        B::Eq => return chain(B::Eq, B::And),
+        B::NotEq => return chain(B::NotEq, B::Or),
+        B::Lt | B::LtEq => B::Lt,
+        B::Gt | B::GtEq => B::Gt,
+        _ => return None,
+    };
+    // The last parts by the operator itself, those before by the strict one.
+    let last = left.len().checked_sub(1)?;
+    let mut decided = pair(last, op.clone());
+    for place in (0..last).rev() {
+        let rest = nested(binary(pair(place, B::Eq), B::And, decided));
+        decided = nested(binary(pair(place, strict.clone()), B::Or, rest));
+    }
+    Some(decided)
 }
 
 fn take(expr: &mut Expr) -> Expr {
