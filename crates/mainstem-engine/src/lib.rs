@@ -23,6 +23,7 @@ pub mod incremental;
 pub mod input_log;
 pub mod scalar;
 pub mod source_reader;
+pub mod subscription;
 pub mod tables;
 pub mod watermark;
 
@@ -38,3 +39,4 @@ pub use engine::{
 };
 pub use error::EngineError;
 pub use input_log::{Cut, InputLog, OutputLog};
+pub use subscription::{Event, Followed, Subscription};

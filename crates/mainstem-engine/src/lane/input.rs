@@ -256,6 +256,19 @@ impl Input {
         }
     }
 
+    /// Keeps retention away from nothing any more.
+    pub(crate) fn release(&mut self) {
+        self.holds.clear();
+    }
+
+    /// Stands at the cut without having read what is before it.
+    pub(crate) fn skip_to(&mut self, log: &dyn InputLog, at: Cut) -> Result<(), LogError> {
+        for (partition, end) in self.ends(log, at)? {
+            self.state.partitions.insert(partition, PartitionState { next: end, is_stopped: false });
+        }
+        Ok(())
+    }
+
     /// Lets go of what is before these positions.
     pub(crate) fn release_before(&self, positions: &BTreeMap<i32, PartitionState>) {
         for (partition, state) in positions {

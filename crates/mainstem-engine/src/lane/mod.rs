@@ -76,7 +76,7 @@ pub(crate) fn start(
     let EngineParts { input, output, disk, clock, config } = parts;
     let dead_letters = Arc::new(DeadLetters::new(input.clone(), output.clone()));
     let checkpoints = Checkpoints::new(clock.monotonic());
-    let shared = Arc::new(Shared::new((input.clone(), output, clock), sender, catalog.clone()));
+    let shared = Arc::new(Shared::new((input.clone(), output, clock), config.clone(), sender, catalog.clone()));
     let mut lane = Lane {
         shared: shared.clone(),
         disk,

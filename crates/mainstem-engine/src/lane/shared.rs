@@ -10,13 +10,17 @@ use crossbeam_channel::Sender;
 use mainstem_catalog::{Catalog, Relation, RelationId, RelationKind};
 use mainstem_state::Clock;
 use parking_lot::{Condvar, Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::backfill::Backfill;
 use crate::collection::Version;
-use crate::engine::{EngineStats, JobStatus};
+use crate::engine::{EngineConfig, EngineStats, JobStatus};
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, OutputLog};
+
+/// Published versions that wait for subscriptions; one that is slower skips some. What they hold beyond the newest is at
+/// most what the lane has written in as many versions.
+const VERSIONS_KEPT: usize = 64;
 
 /// All that wakes the lane.
 #[derive(Debug)]
@@ -110,6 +114,7 @@ pub(crate) struct Shared {
     pub(crate) input: Arc<dyn InputLog>,
     pub(crate) output: Arc<dyn OutputLog>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) config: EngineConfig,
     commands: Sender<Command>,
     is_woken: AtomicBool,
     has_stopped: AtomicBool,
@@ -118,6 +123,8 @@ pub(crate) struct Shared {
     catalog: RwLock<Arc<Catalog>>,
     published: RwLock<Arc<Published>>,
     cuts: watch::Sender<Cut>,
+    /// For subscriptions; empty while there is none.
+    versions: broadcast::Sender<Arc<Published>>,
     job_changes: watch::Sender<u64>,
     jobs: Mutex<BTreeMap<RelationId, Job>>,
     /// For threads that wait; the mutex guards nothing else.
@@ -128,6 +135,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         (input, output, clock): (Arc<dyn InputLog>, Arc<dyn OutputLog>, Arc<dyn Clock>),
+        config: EngineConfig,
         commands: Sender<Command>,
         catalog: Arc<Catalog>,
     ) -> Shared {
@@ -135,6 +143,7 @@ impl Shared {
             input,
             output,
             clock,
+            config,
             commands,
             is_woken: AtomicBool::new(false),
             has_stopped: AtomicBool::new(false),
@@ -143,6 +152,7 @@ impl Shared {
             catalog: RwLock::new(catalog),
             published: RwLock::default(),
             cuts: watch::Sender::new(Cut::ZERO),
+            versions: broadcast::Sender::new(VERSIONS_KEPT),
             job_changes: watch::Sender::new(0),
             jobs: Mutex::default(),
             changed: (Mutex::new(()), Condvar::new()),
@@ -200,6 +210,7 @@ impl Shared {
             job.progress.cancelled.store(true, Ordering::Release);
         }
         self.cuts.send_modify(|_| ());
+        let _ = self.versions.send(self.published());
         self.jobs_changed();
     }
 
@@ -302,11 +313,18 @@ impl Shared {
 
     /// The one swap that makes a version visible.
     pub(crate) fn publish(&self, published: Published) {
-        let cut = published.cut;
-        *self.published.write() = Arc::new(published);
-        self.cuts.send_replace(cut);
+        let published = Arc::new(published);
+        *self.published.write() = published.clone();
+        self.cuts.send_replace(published.cut);
+        // Nobody may have subscribed.
+        let _ = self.versions.send(published);
         let _waiters_see_it = self.changed.0.lock();
         self.changed.1.notify_all();
+    }
+
+    /// All versions that are published from now on.
+    pub(crate) fn versions(&self) -> broadcast::Receiver<Arc<Published>> {
+        self.versions.subscribe()
     }
 
     pub(crate) fn cuts(&self) -> watch::Receiver<Cut> {

@@ -104,6 +104,12 @@ impl Transaction {
         Ok(ends)
     }
 
+    /// How many savepoints stand.
+    #[must_use]
+    pub fn savepoints(&self) -> usize {
+        self.savepoints.len()
+    }
+
     /// `SAVEPOINT name`
     pub fn savepoint(&mut self, name: &str) {
         self.savepoints.push((name.to_owned(), self.tables.clone()));
