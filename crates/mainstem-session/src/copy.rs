@@ -50,8 +50,11 @@ impl Session {
         match &copy.target {
             CopyTarget::ToStdout { query } => {
                 let (schema, stream) = self.run_query(query, &[]).await?;
-                let encoder = RowEncoder::new(&schema, &[])?;
-                Ok(Response::CopyOut(CopyOut { options: copy.clone(), encoder, schema, stream }))
+                CopyOut::response(copy, schema, stream)
+            }
+            CopyTarget::Changes { subscribe } => {
+                let (schema, stream) = self.subscribe(subscribe, &[]).await?;
+                CopyOut::response(copy, schema, stream)
             }
             CopyTarget::FromStdin { table, columns } => {
                 self.check_writable("COPY FROM")?;
@@ -343,6 +346,11 @@ fn csv_fields(line: &str, options: &Copy) -> Result<Vec<Option<String>>, SqlErro
 }
 
 impl CopyOut {
+    fn response(options: &Copy, schema: SchemaRef, stream: RowStream) -> Result<Response, SqlError> {
+        let encoder = RowEncoder::new(&schema, &[])?;
+        Ok(Response::CopyOut(CopyOut { options: options.clone(), encoder, schema, stream }))
+    }
+
     /// How many columns a line has.
     #[must_use]
     pub fn columns(&self) -> usize {

@@ -9,6 +9,7 @@
 
 mod catalogs;
 mod copy;
+mod cursors;
 mod ddl;
 mod explain;
 mod parameters;
@@ -17,6 +18,7 @@ mod session;
 mod settings;
 mod shared;
 mod show;
+mod subscribe;
 mod system;
 mod transactions;
 mod values;

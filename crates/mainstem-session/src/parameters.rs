@@ -13,6 +13,7 @@ use datafusion::common::ScalarValue;
 use datafusion::sql::sqlparser::ast::{Expr, LimitClause, Query, Value, ValueWithSpan, VisitMut, VisitorMut};
 use mainstem_catalog::SqlType;
 use mainstem_sql::arrow_types::arrow_type;
+use mainstem_sql::statement::{Subscribe, SubscribeTarget};
 use mainstem_sql::{SqlError, Statement, parse_expression};
 
 use crate::session::{Response, Session};
@@ -162,8 +163,29 @@ impl Session {
                 let schema = Box::pin(self.describe(&statement, &types)).await?.schema;
                 Ok(Description { parameters: vec![], schema })
             }
+            Statement::Subscribe(subscribe) => Box::pin(self.describe_subscription(subscribe, given)).await,
+            Statement::Declare { statement, .. } => {
+                let described = Box::pin(self.describe(statement, given)).await?;
+                Ok(Description { parameters: described.parameters, schema: None })
+            }
+            Statement::Fetch { name, is_move: false, .. } => {
+                Ok(Description { parameters: vec![], schema: self.cursor_schema(name) })
+            }
             other => Ok(Description { parameters: vec![], schema: self.shown_schema(other) }),
         }
+    }
+
+    async fn describe_subscription(
+        &self,
+        subscribe: &Subscribe,
+        given: &[Option<SqlType>],
+    ) -> Result<Description, SqlError> {
+        let parameters = match &subscribe.target {
+            SubscribeTarget::Relation(_) => vec![],
+            SubscribeTarget::Query(query) => self.describe_query(query, given).await?.parameters,
+        };
+        let nulls = nulls(&parameters);
+        Ok(Description { schema: Some(self.subscription_schema(subscribe, &nulls)?), parameters })
     }
 
     async fn describe_query(&self, query: &Query, given: &[Option<SqlType>]) -> Result<Description, SqlError> {
@@ -182,9 +204,7 @@ impl Session {
             }
         }
         let parameters = resolved(given, &found, count);
-        let nulls: Vec<Parameter> =
-            parameters.iter().map(|sql_type| Parameter { text: None, sql_type: sql_type.clone() }).collect();
-        let query = bound(query, &nulls)?;
+        let query = bound(query, &nulls(&parameters))?;
         let planned = self.planned(&query).await?;
         Ok(Description { parameters, schema: Some(planned.schema) })
     }
@@ -248,6 +268,10 @@ impl Session {
         let batch = batch.ok_or_else(|| SqlError::new("XX000", "an expression gave no value"))?;
         write_text(batch.column(0), 0, &mainstem_sql::sql_type(schema.field(0)))
     }
+}
+
+fn nulls(types: &[SqlType]) -> Vec<Parameter> {
+    types.iter().map(|sql_type| Parameter { text: None, sql_type: sql_type.clone() }).collect()
 }
 
 fn resolved(given: &[Option<SqlType>], found: &BTreeMap<usize, SqlType>, count: usize) -> Vec<SqlType> {

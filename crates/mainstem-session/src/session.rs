@@ -59,7 +59,8 @@ pub enum Tag {
     Counted(&'static str),
 }
 
-/// Batches of a result, errors as a client hears them. Dropping it ends the query.
+/// Batches of a result, errors as a client hears them. An empty batch asks for what came before it to be sent, since the
+/// next one may take long. Dropping it ends the query.
 pub struct RowStream(Rows);
 
 enum Rows {
@@ -67,6 +68,8 @@ enum Rows {
     Running { batches: mpsc::Receiver<Batch>, query: JoinHandle<()> },
     /// Rows that are there.
     Ready(std::vec::IntoIter<RecordBatch>),
+    /// Rows that are there, then others.
+    Then(std::vec::IntoIter<RecordBatch>, Box<RowStream>),
 }
 
 type Batch = datafusion::common::Result<RecordBatch>;
@@ -108,6 +111,11 @@ impl RowStream {
         Ok(stream)
     }
 
+    /// These rows, then its own.
+    pub(crate) fn after(self, batches: Vec<RecordBatch>) -> RowStream {
+        RowStream(Rows::Then(batches.into_iter(), Box::new(self)))
+    }
+
     pub(crate) fn of_batches(batches: Vec<RecordBatch>) -> RowStream {
         RowStream(Rows::Ready(batches.into_iter()))
     }
@@ -133,6 +141,12 @@ impl Stream for RowStream {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let (batches, query) = match &mut self.0 {
             Rows::Ready(batches) => return Poll::Ready(batches.next().map(Ok)),
+            Rows::Then(batches, rest) => {
+                return match batches.next() {
+                    Some(batch) => Poll::Ready(Some(Ok(batch))),
+                    None => rest.poll_next_unpin(context),
+                };
+            }
             Rows::Running { batches, query } => (batches, query),
         };
         match ready!(batches.poll_recv(context)) {
@@ -291,10 +305,11 @@ impl Session {
             Statement::Explain(explain) => self.explain(explain, parameters).await,
             Statement::Copy(copy) => self.copy(copy).await,
             Statement::Query(query) => self.query(query, parameters).await,
-            Statement::Declare { .. } | Statement::Fetch { .. } | Statement::Close(_) => {
-                Err(SqlError::not_supported("cursors (DECLARE, FETCH, CLOSE) are not supported")
-                    .with_hint("A result is streamed: a plain SELECT of any size takes little memory."))
-            }
+            Statement::Subscribe(subscribe) => self.subscribed(subscribe, parameters).await,
+            Statement::Declare { name, statement } => self.declare(name, statement, parameters).await,
+            Statement::Fetch { name, count, timeout, is_move: false } => self.fetch(name, *count, *timeout).await,
+            Statement::Fetch { name, count, timeout, is_move: true } => self.move_cursor(name, *count, *timeout).await,
+            Statement::Close(name) => self.close_cursor(name.as_deref()),
             Statement::Discard { is_all } => {
                 if *is_all {
                     self.leave_transaction("DISCARD ALL").await?;

@@ -4,6 +4,7 @@ use mainstem_engine::tables::Transaction;
 use mainstem_sql::SqlError;
 use mainstem_sql::statement::TransactionModes;
 
+use crate::cursors::Cursors;
 use crate::session::{Response, Session};
 use crate::settings::Settings;
 
@@ -30,6 +31,7 @@ pub(crate) struct Open {
     before: Settings,
     /// As COMMIT leaves them: without what SET LOCAL did.
     pub(crate) lasting: Settings,
+    pub(crate) cursors: Cursors,
 }
 
 impl Open {
@@ -45,7 +47,9 @@ impl Session {
         let level = self.settings.get("default_transaction_isolation").unwrap_or_default();
         writes.set_serializable(level.eq_ignore_ascii_case("serializable"));
         let (before, lasting) = (self.settings.clone(), self.settings.clone());
-        self.transaction = Some(Open { writes, is_implicit, has_failed: false, is_read_only, before, lasting });
+        let cursors = Cursors::new();
+        self.transaction =
+            Some(Open { writes, is_implicit, has_failed: false, is_read_only, before, lasting, cursors });
     }
 
     /// How it stands. An implicit transaction is not one to the client.
@@ -161,13 +165,18 @@ impl Session {
     }
 
     pub(crate) fn release(&mut self, name: &str) -> Result<Response, SqlError> {
-        self.explicit("RELEASE SAVEPOINT")?.writes.release(name)?;
+        let open = self.explicit("RELEASE SAVEPOINT")?;
+        open.writes.release(name)?;
+        let savepoints = open.writes.savepoints();
+        open.cursors.values_mut().for_each(|cursor| cursor.savepoints = cursor.savepoints.min(savepoints));
         Ok(Response::done("RELEASE"))
     }
 
     pub(crate) fn rollback_to(&mut self, name: &str) -> Result<Response, SqlError> {
         let open = self.explicit("ROLLBACK TO SAVEPOINT")?;
         open.writes.rollback_to(name)?;
+        let savepoints = open.writes.savepoints();
+        open.cursors.retain(|_, cursor| cursor.savepoints < savepoints);
         open.has_failed = false;
         Ok(Response::done("ROLLBACK"))
     }

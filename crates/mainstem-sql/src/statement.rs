@@ -97,21 +97,25 @@ pub enum Statement {
     Copy(Copy),
     /// `SELECT`, `VALUES`, `WITH ...`, `TABLE name`
     Query(Box<Query>),
-    /// `DECLARE name CURSOR FOR query`
+    /// `SUBSCRIBE`
+    Subscribe(Subscribe),
+    /// `DECLARE name CURSOR FOR query | SUBSCRIBE ...`
     Declare {
         /// The cursor's name.
         name: Ident,
-        /// `WITH HOLD`: outlives the transaction.
-        hold: bool,
-        /// Its query.
-        query: Box<Query>,
+        /// A query or a SUBSCRIBE.
+        statement: Box<Statement>,
     },
-    /// `FETCH count FROM name`
+    /// `FETCH | MOVE count FROM name [WITH (timeout = '1s')]`
     Fetch {
         /// The cursor's name.
         name: Ident,
         /// Rows forward; absent for ALL.
         count: Option<u64>,
+        /// How long to wait for rows that are not there yet.
+        timeout: Option<std::time::Duration>,
+        /// `MOVE`: the rows are passed over.
+        is_move: bool,
     },
     /// `CLOSE name`, `CLOSE ALL` (absent).
     Close(Option<Ident>),
@@ -427,6 +431,33 @@ pub enum CopyTarget {
         /// What is written.
         query: Box<Query>,
     },
+    /// `COPY (SUBSCRIBE ...) TO STDOUT`
+    Changes {
+        /// What is written as it changes.
+        subscribe: Subscribe,
+    },
+}
+
+/// `SUBSCRIBE`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subscribe {
+    /// What is followed.
+    pub target: SubscribeTarget,
+    /// `SNAPSHOT`: the content comes first.
+    pub snapshot: bool,
+    /// `PROGRESS`: rows say how far it is.
+    pub progress: bool,
+    /// `ENVELOPE UPSERT (KEY (...))`; empty without.
+    pub key: Vec<Ident>,
+}
+
+/// What SUBSCRIBE follows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SubscribeTarget {
+    /// A table, view or source.
+    Relation(QualifiedName),
+    /// A query in parentheses.
+    Query(Box<Query>),
 }
 
 /// Formats of `COPY`.

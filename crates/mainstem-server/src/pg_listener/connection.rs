@@ -248,6 +248,9 @@ impl Connection {
                             guard.run(&mut self.reader, self.writer.send()).await?;
                         }
                     }
+                    if cells.rows() == 0 {
+                        guard.run(&mut self.reader, self.writer.send()).await?;
+                    }
                     rows += cells.rows() as u64;
                 }
                 Ok(Some(tag_text(&tag, rows)))

@@ -58,6 +58,9 @@ impl Connection {
                     guard.run(&mut self.reader, self.writer.send()).await?;
                 }
             }
+            if cells.rows() == 0 {
+                guard.run(&mut self.reader, self.writer.send()).await?;
+            }
             rows += cells.rows() as u64;
         }
         self.writer.empty(b'c');

@@ -208,6 +208,11 @@ impl Extended {
             connection.writer.parameter_description(&oids);
             return write_description(connection, &description, &[]);
         }
+        // SQL's cursors are portals, too: drivers describe what they have declared.
+        if let (false, Some(schema)) = (self.portals.contains_key(name), connection.session.cursor_schema(name)) {
+            let description = Description { parameters: vec![], schema: Some(schema) };
+            return write_description(connection, &description, &[]);
+        }
         let portal = self.portals.get_mut(name).ok_or_else(|| no_portal(name))?;
         let description = match &portal.description {
             Some(description) => description.clone(),
@@ -287,6 +292,9 @@ async fn send_rows(connection: &mut Connection, running: &mut Running, rows_max:
         match guard.run(&mut connection.reader, next_batch(&mut running.stream)).await? {
             None => return Ok(true),
             Some(batch) => {
+                if batch.num_rows() == 0 {
+                    guard.run(&mut connection.reader, connection.writer.send()).await?;
+                }
                 running.cells = Some(running.encoder.cells(&batch)?);
                 running.row = 0;
             }

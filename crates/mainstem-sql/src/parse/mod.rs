@@ -4,6 +4,7 @@
 //! tokens: definitions, SHOW, SET, COPY. A string may hold several statements; semicolons part them before anything is read.
 
 mod create;
+mod cursors;
 mod dml;
 mod nesting;
 mod reader;

@@ -3,6 +3,7 @@
 use expect_test::{Expect, expect};
 
 use super::*;
+use crate::statement::{Subscribe, SubscribeTarget};
 
 fn check(sql: &str, expected: Expect) {
     match parse(sql) {
@@ -24,7 +25,7 @@ fn short(statement: &Statement) -> String {
         ),
         Statement::CreateView(view) => format!("CreateView {} {:?} AS {}", view.name, view.columns, view.query),
         Statement::Explain(explain) => format!("Explain analyze={} {}", explain.analyze, short(&explain.statement)),
-        Statement::Declare { name, hold, query } => format!("Declare {name} hold={hold} {query}"),
+        Statement::Declare { name, statement } => format!("Declare {name} {}", short(statement)),
         Statement::Prepare { name, types, statement } => format!("Prepare {name} {types:?} {}", short(statement)),
         Statement::Insert(insert) => format!(
             "Insert {} {:?} {} conflict={} returning={}",
@@ -55,6 +56,9 @@ fn short(statement: &Statement) -> String {
         },
         Statement::Execute { name, parameters } => {
             format!("Execute {name} {:?}", parameters.iter().map(ToString::to_string).collect::<Vec<_>>())
+        }
+        Statement::Subscribe(Subscribe { target: SubscribeTarget::Query(query), snapshot, progress, key }) => {
+            format!("Subscribe {query} snapshot={snapshot} progress={progress} key={key:?}")
         }
         other => format!("{other:?}"),
     }
@@ -294,16 +298,16 @@ fn sessions() {
     );
     check(
         "PREPARE p (int, text) AS SELECT $1, $2; EXECUTE p (1, 'a'); DEALLOCATE p; DEALLOCATE ALL;
-         DECLARE c CURSOR WITH HOLD FOR SELECT 1; FETCH NEXT FROM c; FETCH 10 FROM c; FETCH ALL IN c; CLOSE c; CLOSE ALL",
+         DECLARE c NO SCROLL CURSOR WITHOUT HOLD FOR SELECT 1; FETCH NEXT FROM c; FETCH 10 FROM c; FETCH ALL IN c; CLOSE c; CLOSE ALL",
         expect![[r#"
             Prepare p [Integer, Text] Query SELECT $1, $2
             Execute p ["1", "'a'"]
             Deallocate(Some("p"))
             Deallocate(None)
-            Declare c hold=true SELECT 1
-            Fetch { name: "c", count: Some(1) }
-            Fetch { name: "c", count: Some(10) }
-            Fetch { name: "c", count: None }
+            Declare c Query SELECT 1
+            Fetch { name: "c", count: Some(1), timeout: None, is_move: false }
+            Fetch { name: "c", count: Some(10), timeout: None, is_move: false }
+            Fetch { name: "c", count: None, timeout: None, is_move: false }
             Close(Some("c"))
             Close(None)"#]],
     );
@@ -332,4 +336,28 @@ fn a_statement_keeps_its_own_text() {
     let statements = parse(sql).expect("parses");
     let Statement::CreateView(view) = &statements[1] else { panic!("{statements:?}") };
     assert_eq!(view.sql, "CREATE VIEW \"ä\" AS SELECT 'x;y'");
+}
+
+#[test]
+fn subscriptions_are_read() {
+    check(
+        "SUBSCRIBE v; SUBSCRIBE TO public.v WITH (SNAPSHOT = false, PROGRESS) ENVELOPE UPSERT (KEY (a, \"B\"));
+         SUBSCRIBE (SELECT a FROM t) ENVELOPE UPSERT (KEY (a)) WITH (snapshot off); COPY (SUBSCRIBE v) TO STDOUT;
+         DECLARE c CURSOR FOR SUBSCRIBE v; FETCH ALL c WITH (timeout = '1s'); FETCH FORWARD 5 FROM c WITH (timeout='250ms');
+         MOVE 3 IN c",
+        expect![[r#"
+            Subscribe(Subscribe { target: Relation(QualifiedName { schema: None, name: "v" }), snapshot: true, progress: false, key: [] })
+            Subscribe(Subscribe { target: Relation(QualifiedName { schema: Some("public"), name: "v" }), snapshot: false, progress: true, key: ["a", "B"] })
+            Subscribe SELECT a FROM t snapshot=false progress=false key=["a"]
+            Copy Changes { subscribe: Subscribe { target: Relation(QualifiedName { schema: None, name: "v" }), snapshot: true, progress: false, key: [] } } Text '\t' false "\\N"
+            Declare c Subscribe(Subscribe { target: Relation(QualifiedName { schema: None, name: "v" }), snapshot: true, progress: false, key: [] })
+            Fetch { name: "c", count: None, timeout: Some(1s), is_move: false }
+            Fetch { name: "c", count: Some(5), timeout: Some(250ms), is_move: false }
+            Fetch { name: "c", count: Some(3), timeout: None, is_move: true }"#]],
+    );
+    check_error("DECLARE c CURSOR WITH HOLD FOR SELECT 1", expect!["0A000: WITH HOLD is not supported at 18"]);
+    check_error("SUBSCRIBE v AS OF 3", expect!["0A000: SUBSCRIBE ... AS OF is not supported at 13"]);
+    check_error("SUBSCRIBE v ENVELOPE DEBEZIUM", expect!["0A000: ENVELOPE DEBEZIUM is not supported at 22"]);
+    check_error("SUBSCRIBE v WITH (x)", expect!["0A000: SUBSCRIBE option x is not supported at 19"]);
+    check_error("FETCH 1 c WITH (timeout = '1 month')", expect![[r#"22023: invalid timeout "1 month" at 27"#]]);
 }

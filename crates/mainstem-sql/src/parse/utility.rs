@@ -1,4 +1,4 @@
-//! Everything that is neither a definition nor DML: transactions, SET, SHOW, COPY, cursors, prepared statements.
+//! Everything that is neither a definition nor DML: transactions, SET, SHOW, COPY, prepared statements.
 
 use datafusion::sql::sqlparser::ast::{
     self, Expr, GroupByExpr, ObjectName, Query, Select, SelectItem, SetExpr, TableFactor, TransactionAccessMode,
@@ -49,7 +49,8 @@ impl Reader<'_> {
             "EXPLAIN" => self.after(&["EXPLAIN"], Self::explain),
             "COPY" => self.after(&["COPY"], Self::copy),
             "DECLARE" => self.after(&["DECLARE"], Self::declare),
-            "FETCH" => self.after(&["FETCH"], Self::fetch),
+            "FETCH" => self.after(&["FETCH"], |reader| reader.fetch(false)),
+            "MOVE" => self.after(&["MOVE"], |reader| reader.fetch(true)),
             "CLOSE" => self.after(&["CLOSE"], |reader| Ok(Statement::Close(reader.ident_or_all()?))),
             "DISCARD" => self.after(&["DISCARD"], Self::discard),
             "PREPARE" => self.after(&["PREPARE"], Self::prepare),
@@ -58,7 +59,7 @@ impl Reader<'_> {
                 reader.accept(&["PREPARE"]);
                 Ok(Statement::Deallocate(reader.ident_or_all()?))
             }),
-            "SUBSCRIBE" => Err(self.refuse("SUBSCRIBE")),
+            "SUBSCRIBE" => self.after(&["SUBSCRIBE"], |reader| Ok(Statement::Subscribe(reader.subscribe()?))),
             _ => self.other(),
         }
     }
@@ -99,7 +100,6 @@ impl Reader<'_> {
             "KILL",
             "CHECKPOINT",
             "IMPORT",
-            "MOVE",
             "CANCEL",
             "RECOVER",
             "BACKUP",
@@ -297,10 +297,14 @@ impl Reader<'_> {
 
     fn copy(&mut self) -> Result<Statement, SqlError> {
         let target = if self.accept_token(&Token::LParen) {
-            let query = self.query()?;
+            let target = if self.accept(&["SUBSCRIBE"]) {
+                CopyTarget::Changes { subscribe: self.subscribe()? }
+            } else {
+                CopyTarget::ToStdout { query: self.query()? }
+            };
             self.expect_token(&Token::RParen)?;
             self.expect(&["TO"])?;
-            CopyTarget::ToStdout { query }
+            target
         } else {
             let result = self.parser.parse_object_name(false);
             let name = self.parsed(result)?;
@@ -390,49 +394,6 @@ impl Reader<'_> {
                     .at(position))
             }
         }
-    }
-
-    fn declare(&mut self) -> Result<Statement, SqlError> {
-        let name = self.ident()?;
-        loop {
-            if self.sees(&["BINARY"]) || self.sees(&["SCROLL"]) {
-                return Err(self.refuse(&format!("{} CURSOR", self.parser.peek_token_ref()).to_uppercase()));
-            }
-            if !(self.accept(&["INSENSITIVE"]) || self.accept(&["ASENSITIVE"]) || self.accept(&["NO", "SCROLL"])) {
-                break;
-            }
-        }
-        if self.sees(&["SUBSCRIPTION", "CURSOR"]) {
-            return Err(self.refuse("SUBSCRIPTION CURSOR"));
-        }
-        self.expect(&["CURSOR"])?;
-        let hold = self.accept(&["WITH", "HOLD"]);
-        self.accept(&["WITHOUT", "HOLD"]);
-        self.expect(&["FOR"])?;
-        if self.sees(&["SUBSCRIBE"]) {
-            return Err(self.refuse("SUBSCRIBE"));
-        }
-        Ok(Statement::Declare { name, hold, query: self.query()? })
-    }
-
-    fn fetch(&mut self) -> Result<Statement, SqlError> {
-        for refused in ["PRIOR", "FIRST", "LAST", "ABSOLUTE", "RELATIVE", "BACKWARD"] {
-            if self.sees(&[refused]) {
-                return Err(self.refuse(&format!("FETCH {refused}")));
-            }
-        }
-        let is_forward = self.accept(&["FORWARD"]);
-        let count = if self.accept(&["ALL"]) {
-            None
-        } else if matches!(self.parser.peek_token_ref().token, Token::Number(..)) {
-            let result = self.parser.parse_literal_uint();
-            Some(self.parsed(result)?)
-        } else {
-            let _ = !is_forward && self.accept(&["NEXT"]);
-            Some(1)
-        };
-        let _ = self.accept(&["FROM"]) || self.accept(&["IN"]);
-        Ok(Statement::Fetch { name: self.ident()?, count })
     }
 
     fn ident_or_all(&mut self) -> Result<Option<String>, SqlError> {
