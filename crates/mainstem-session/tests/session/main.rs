@@ -6,4 +6,5 @@ mod database;
 #[expect(dead_code, reason = "this model serves the engine's tests too, which use more of it")]
 mod log;
 mod statements;
+mod subscriptions;
 mod too_complex;
