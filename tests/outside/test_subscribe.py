@@ -137,6 +137,7 @@ def test_copy_streams_each_version_at_once(shared_server):
         assert sorted(latencies)[25] < 0.5, latencies
         follower.session.cancel()
         assert follower.until_ended().sqlstate == "57014"
+        until(lambda: shared_server.metric("mainstem_subscriptions") == 0, "it to be freed", 10)
         # The connection goes on.
         assert follower.session.execute("SELECT count(*) FROM streamed").fetchone() == (50,)
 
@@ -304,6 +305,7 @@ def test_who_leaves_or_reads_slowly_holds_up_nobody(server):
         assert all(next(stream)[1] == 1 for stream in streams)
         for one in leaving:
             one.pgconn.finish()
+        until(lambda: server.metric("mainstem_subscriptions") == 2, "those of clients that left to be freed", 10)
         begun = time.monotonic()
         for _ in range(200):
             session.execute("UPDATE wide SET n = n + 1")

@@ -150,6 +150,8 @@ pub struct EngineStats {
     pub checkpoints: u64,
     /// Dead letters written since the engine was opened.
     pub dead_letters_written: u64,
+    /// Subscriptions that live.
+    pub subscriptions: u64,
     /// By relation.
     pub relations: std::collections::BTreeMap<RelationId, RelationStats>,
 }
@@ -325,6 +327,7 @@ impl Engine {
     pub fn stats(&self) -> EngineStats {
         let mut stats = self.shared.stats();
         stats.published = self.published();
+        stats.subscriptions = self.shared.subscriptions();
         let (newest, now_ms) = (self.input().newest(), self.shared.clock.wall_ms());
         let catalog = self.shared.catalog();
         let mut lags = std::collections::BTreeMap::new();

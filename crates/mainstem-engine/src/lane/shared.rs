@@ -327,6 +327,10 @@ impl Shared {
         self.versions.subscribe()
     }
 
+    pub(crate) fn subscriptions(&self) -> u64 {
+        self.versions.receiver_count() as u64
+    }
+
     pub(crate) fn cuts(&self) -> watch::Receiver<Cut> {
         self.cuts.subscribe()
     }

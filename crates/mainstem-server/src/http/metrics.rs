@@ -111,6 +111,7 @@ fn engine(state: &State, text: &mut Text) {
     let engine = state.engine.stats();
     text.single("mainstem_engine_published_csn", "gauge", "The cut that readers see", engine.published.0);
     text.single("mainstem_engine_versions_total", "counter", "Versions published", engine.versions);
+    text.single("mainstem_subscriptions", "gauge", "Subscriptions that live", engine.subscriptions);
     text.single(
         "mainstem_engine_replay_started_csn",
         "gauge",

@@ -119,6 +119,16 @@ async fn content(client: &mut Client, query: &str) -> Content {
     content
 }
 
+/// Nothing is left of subscriptions that nobody reads any more.
+async fn until_free(database: &Database) {
+    let free = async {
+        while database.shared.engine().stats().subscriptions > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), free).await.expect("all subscriptions are freed");
+}
+
 async fn make_relations(client: &mut Client) {
     client.run("CREATE TABLE t (id INT PRIMARY KEY, g INT, n BIGINT)").await;
     client.run("CREATE TABLE loose (g INT, s VARCHAR)").await;
@@ -193,6 +203,9 @@ async fn changes_add_up_to_the_content_at_every_version() {
             follower.read_to(cut, known).await;
         }
         late.read_to(cut, &known[2]).await;
+        assert_eq!(database.shared.engine().stats().subscriptions, 9);
+        drop((followers, late));
+        until_free(&database).await;
     }
 }
 
@@ -287,6 +300,8 @@ async fn a_cursor_over_changes_waits_and_loses_nothing_when_it_is_cancelled() {
     writer.run("DROP TABLE t").await;
     assert_eq!(client.fails("FETCH c").await, ("42P01".to_owned(), "relation \"t\" was dropped".to_owned()));
     client.run("ROLLBACK").await;
+    client.run("CREATE TABLE u (id INT PRIMARY KEY); BEGIN; DECLARE c CURSOR FOR SUBSCRIBE u; COMMIT").await;
+    until_free(&database).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
