@@ -79,6 +79,12 @@ fn other_expression(expr: &Expr, schema: &DFSchema) -> Option<Expr> {
                 is_integer(&of.get_type(schema).ok()?).then(|| scalar_function(integer_negate())).flatten()?;
             Some(function.call(vec![of.as_ref().clone()]))
         }
+        // What was coerced is a constant all the same: the scale of round(x, 2) is told by its 2.
+        Expr::Cast(Cast { expr: of, field }) if is_integer(field.data_type()) && is_whole_literal(of) => {
+            let Expr::Literal(value, metadata) = of.as_ref() else { return None };
+            let value = value.cast_to(field.data_type()).ok()?;
+            Some(Expr::Literal(value, metadata.clone()))
+        }
         Expr::Cast(Cast { expr: of, field }) => {
             let from = of.get_type(schema).ok()?;
             let is_ours = is_postgres_cast(&from, field.data_type());
@@ -92,6 +98,10 @@ fn other_expression(expr: &Expr, schema: &DFSchema) -> Option<Expr> {
         }
         _ => None,
     }
+}
+
+fn is_whole_literal(expr: &Expr) -> bool {
+    matches!(expr, Expr::Literal(value, _) if is_integer(&value.data_type()) && !value.is_null())
 }
 
 /// `amount + 0.01` with a numeric amount: the literal is what it says. A date and an interval make a timestamp.

@@ -72,12 +72,12 @@ fn the_first_rows_of_each_group_are_numbered_alone() {
     check_plan(
         "SELECT DISTINCT ON (carrier) carrier, delay FROM flights ORDER BY carrier, delay DESC",
         expect![[r#"
-        (carrier character varying, delay integer)
-        Project carrier, delay
-          Filter (row_number = 1)
-            Over (carrier) by (carrier ASC NULLS LAST, delay DESC NULLS FIRST): row_number() ROWS UNBOUNDED PRECEDING TO UNBOUNDED FOLLOWING [the first 1 rows of each]
-              Input flights (carrier, origin, delay) [append only]
-    "#]],
+            (carrier character varying, delay integer)
+            Project carrier, delay
+              Filter (row_number() PARTITION BY [flights.carrier] ORDER BY [flights.carrier ASC NULLS LAST, flights.delay DESC NULLS FIRST] ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW = 1)
+                Over (carrier) by (carrier ASC NULLS LAST, delay DESC NULLS FIRST): row_number() ROWS UNBOUNDED PRECEDING TO CURRENT ROW [the first 1 rows of each]
+                  Input flights (carrier, delay) [append only]
+        "#]],
     );
 }
 
