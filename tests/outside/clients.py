@@ -20,12 +20,29 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+from confluent_kafka import Producer
+
 from server import ROOT
 
 HERE = ROOT / "tests/outside"
 INSTALLED = ROOT / "target/outside"
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 PARTITIONS = 3
+
+
+def patient_producer(server, **settings):
+    """A producer in this process, idempotent, that outlives kills of the server."""
+    return Producer({
+        "bootstrap.servers": server.kafka,
+        "enable.idempotence": True,
+        "acks": "all",
+        "linger.ms": 2,
+        "reconnect.backoff.ms": 10,
+        "reconnect.backoff.max.ms": 100,
+        "retry.backoff.ms": 10,
+        "retry.backoff.max.ms": 100,
+        **{name.replace("_", "."): value for name, value in settings.items()},
+    }, logger=None)
 
 
 @dataclass(frozen=True)

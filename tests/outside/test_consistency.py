@@ -18,9 +18,10 @@ import uuid
 
 import psycopg
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer
 from psycopg.pq import ExecStatus
 
+from clients import patient_producer
 from conftest import create_topic
 from server import until
 
@@ -65,17 +66,7 @@ class Transfers:
         self.written = self.acknowledged = 0
         self.failures = []
         self.is_stopped = threading.Event()
-        self.producer = Producer({
-            "bootstrap.servers": server.kafka,
-            "enable.idempotence": True,
-            "acks": "all",
-            "linger.ms": 2,
-            "queue.buffering.max.messages": 2000,
-            "reconnect.backoff.ms": 10,
-            "reconnect.backoff.max.ms": 100,
-            "retry.backoff.ms": 10,
-            "retry.backoff.max.ms": 100,
-        }, logger=None)
+        self.producer = patient_producer(server, queue_buffering_max_messages=2000)
         self.thread = threading.Thread(target=self.write, daemon=True)
         self.thread.start()
 

@@ -13,8 +13,9 @@ import time
 
 import psycopg
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
+from clients import patient_producer
 from conftest import create_topic
 from server import until
 
@@ -35,19 +36,7 @@ class Load:
         self.failures = []
         self.is_paused = threading.Event()
         self.is_stopped = threading.Event()
-        self.producer = Producer({
-            "bootstrap.servers": server.kafka,
-            "enable.idempotence": True,
-            "acks": "all",
-            "linger.ms": 2,
-            "batch.num.messages": 200,
-            "queue.buffering.max.messages": 3000,
-            "reconnect.backoff.ms": 10,
-            "reconnect.backoff.max.ms": 100,
-            "retry.backoff.ms": 10,
-            "retry.backoff.max.ms": 100,
-            "socket.timeout.ms": 10000,
-        }, logger=None)
+        self.producer = patient_producer(server, batch_num_messages=200, queue_buffering_max_messages=3000, socket_timeout_ms=10000)
         self.thread = threading.Thread(target=self.write, daemon=True)
         self.thread.start()
 

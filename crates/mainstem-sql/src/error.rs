@@ -58,6 +58,8 @@ pub mod sqlstate {
     pub const UNDEFINED_SCHEMA: &str = "3F000";
     /// statement_too_complex
     pub const TOO_COMPLEX: &str = "54001";
+    /// Too many columns.
+    pub const TOO_MANY_COLUMNS: &str = "54011";
     /// internal_error
     pub const INTERNAL: &str = "XX000";
 }

@@ -60,6 +60,9 @@ pub(super) struct Over {
     output_keys: RowKeys,
     limit: i64,
     partitions: ByteMap<OrderedMultiset>,
+    /// Of all partitions together.
+    rows: u64,
+    bytes: u64,
     /// This version's changes, by partition.
     pending: ByteMap<ByteMap<i64>>,
 }
@@ -92,12 +95,31 @@ impl Over {
             output_keys: RowKeys::new(schema).map_err(failed)?,
             limit: parts.limit.map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX)),
             partitions: byte_map(),
+            rows: 0,
+            bytes: 0,
             pending: byte_map(),
         })
     }
 
     fn sort_columns(&self) -> usize {
         self.sort_keys.schema().fields().len()
+    }
+
+    /// Adds to the rows of a partition.
+    fn change<'r>(&mut self, partition: &[u8], rows: impl IntoIterator<Item = (&'r [u8], i64)>) {
+        let set = self.partitions.entry_ref(partition).or_insert_with(OrderedMultiset::default);
+        let size = |set: &OrderedMultiset| match set.distinct() {
+            0 => (0, 0),
+            rows => (rows as u64, (partition.len() + set.heap_bytes() + size_of::<OrderedMultiset>()) as u64),
+        };
+        let before = size(set);
+        rows.into_iter().for_each(|(key, weight)| set.adjust(key, weight));
+        let after = size(set);
+        self.rows = self.rows + after.0 - before.0;
+        self.bytes = self.bytes + after.1 - before.1;
+        if after.0 == 0 {
+            self.partitions.remove(partition);
+        }
     }
 
     /// Adds the rows that these partitions give, with the sign, to `out`.
@@ -214,11 +236,7 @@ impl Operate for Over {
         let mut changes = byte_map();
         self.give(&touched, -1, &mut changes, context);
         for (partition, rows) in &pending {
-            let set = self.partitions.entry_ref(partition.as_ref()).or_insert_with(OrderedMultiset::default);
-            rows.iter().for_each(|(key, weight)| set.adjust(key, *weight));
-            if set.distinct() == 0 {
-                self.partitions.remove(partition);
-            }
+            self.change(partition, rows.iter().map(|(key, weight)| (key.as_ref(), *weight)));
             *context.touched += rows.len() as u64;
         }
         self.give(&touched, 1, &mut changes, context);
@@ -230,9 +248,7 @@ impl Operate for Over {
     }
 
     fn state_size(&self) -> (u64, u64) {
-        self.partitions.iter().fold((0, 0), |(rows, bytes), (key, set)| {
-            (rows + set.distinct() as u64, bytes + (key.len() + set.heap_bytes() + size_of::<OrderedMultiset>()) as u64)
-        })
+        (self.rows, self.bytes)
     }
 
     fn save(&self, out: &mut dyn FnMut(&[u8])) {
@@ -253,8 +269,7 @@ impl Operate for Over {
         while !reader.is_done() {
             let partition = reader.bytes()?;
             let key = reader.bytes()?;
-            let set = self.partitions.entry_ref(partition).or_insert_with(OrderedMultiset::default);
-            set.adjust(key, reader.i64()?);
+            self.change(partition, [(key, reader.i64()?)]);
         }
         Ok(())
     }

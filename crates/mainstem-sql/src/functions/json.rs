@@ -658,7 +658,7 @@ mod tests {
     #[test]
     fn containment_is_that_of_postgres() {
         let test = |whole: &str, part: &str| contains(&parse(whole).expect("JSON"), &parse(part).expect("JSON"));
-        assert!(test("[1, 2, [1, 3]]", "[1, 3, 3]") == false);
+        assert!(!test("[1, 2, [1, 3]]", "[1, 3, 3]"));
         assert!(test("[1, 2, [1, 3]]", "[[1, 3]]"));
         assert!(test(r#"{"foo": {"bar": "baz", "x": 1}}"#, r#"{"foo": {"bar": "baz"}}"#));
         assert!(!test(r#"{"foo": {"bar": "baz"}}"#, r#"{"bar": "baz"}"#));

@@ -13,6 +13,9 @@ use crate::error::{SqlError, sqlstate};
 use crate::functions::check_deterministic;
 use crate::graph::{Aggregate, AggregateFunction, GraphField, Literal, Moment, Operator, OperatorId, Scalar};
 
+/// PostgreSQL's: 4,096 sets.
+const CUBE_MAX: usize = 12;
+
 impl Convert {
     pub(super) fn aggregate(&mut self, planned: &PlannedAggregate) -> Result<OperatorId, SqlError> {
         if let [Expr::GroupingSet(sets)] = planned.group_expr.as_slice() {
@@ -41,6 +44,9 @@ impl Convert {
         let over = planned.input.schema();
         let distinct = sets.distinct_expr();
         let group = distinct.iter().map(|expr| Scalar::from_expr(expr, over)).collect::<Result<Vec<_>, _>>()?;
+        if matches!(sets, GroupingSet::Cube(_)) && group.len() > CUBE_MAX {
+            return Err(SqlError::new(sqlstate::TOO_MANY_COLUMNS, format!("CUBE is limited to {CUBE_MAX} elements")));
+        }
         let members: Vec<Vec<bool>> = match sets {
             GroupingSet::Rollup(_) => (0..=group.len()).map(|n| (0..group.len()).map(|i| i < n).collect()).collect(),
             GroupingSet::Cube(_) => {

@@ -1,5 +1,6 @@
 //! OVER windows, and what is made of row numbers: DISTINCT ON, the first rows of each group.
 
+use arrow::datatypes::DataType;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::{NullTreatment, Sort as SortExpr, WindowFunction as PlannedFunction};
@@ -130,8 +131,9 @@ fn upper_bound(conjunct: &Scalar) -> Option<(usize, u64)> {
         (Scalar::Literal(literal), Scalar::Column(column)) => (*column, literal, op.swap()?),
         _ => return None,
     };
-    let value = literal.to_value().ok()?.cast_to(&arrow::datatypes::DataType::Int64).ok()?;
-    let ScalarValue::Int64(Some(value)) = value else { return None };
+    // A fraction would have to be rounded, up or down by the operator.
+    let value = literal.to_value().ok().filter(|value| value.data_type().is_integer())?;
+    let ScalarValue::Int64(Some(value)) = value.cast_to(&DataType::Int64).ok()? else { return None };
     let bound = match op {
         BinaryOperator::LtEq | BinaryOperator::Eq => value,
         BinaryOperator::Lt => value.checked_sub(1)?,

@@ -301,6 +301,19 @@ fn sessions_and_cumulated_windows() {
 }
 
 #[test]
+fn a_graph_of_version_1_is_read() {
+    let (_, plan) = plan("SELECT carrier, sum(delay) AS s FROM flights GROUP BY carrier").expect("plans");
+    let mut json = plan.graph.to_json();
+    json["version"] = serde_json::json!(1);
+    // As the first version wrote an aggregate: nothing of orders and nulls.
+    let aggregate = &json["nodes"][1]["operator"]["aggregate"]["aggregates"][0];
+    let names: Vec<&String> = aggregate.as_object().expect("an object").keys().collect();
+    assert_eq!(names, ["arguments", "distinct", "filter", "function", "result"]);
+    let read = Graph::from_json(&json).expect("an older graph");
+    assert_eq!((read.version, &read.nodes), (1, &plan.graph.nodes));
+}
+
+#[test]
 fn series() {
     check_plan(
         "SELECT n, n * 2 AS twice FROM generate_series(1, 3) AS n",
@@ -637,6 +650,11 @@ fn what_cannot_be_kept_is_refused_by_name() {
     check_error(
         "SELECT * FROM generate_series('2020-01-01'::timestamp, now(), interval '1 day')",
         expect!["0A000: generate_series() in a view takes whole numbers that are constants"],
+    );
+    let many = (1..14).map(|n| format!("repeat(origin, {n})")).collect::<Vec<_>>().join(", ");
+    check_error(
+        &format!("SELECT count(*) FROM flights GROUP BY CUBE ({many})"),
+        expect!["54011: CUBE is limited to 12 elements"],
     );
     check_error("SELECT * FROM session(flights, ts)", expect!["42883: wrong arguments of session()"]);
     check_error(
