@@ -50,11 +50,22 @@ fn rewrite_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     }
     let names = NamePreserver::new(&plan);
     let rewritten = plan.map_expressions(|expr| {
+        // A name of the whole would hide from DataFusion that it is one.
+        if let Expr::GroupingSet(_) = &expr {
+            return expr.map_children(|inner| rewrite_named(inner, &schema));
+        }
         let name = names.save(&expr);
         let rewritten = expr.transform_up(|expr| Ok(rewrite_expression(expr, &schema)))?;
         Ok(rewritten.update_data(|expr| name.restore(expr)))
     })?;
     rewritten.map_data(|plan| plan.recompute_schema())
+}
+
+/// An expression of a grouping set, under the name that it had.
+fn rewrite_named(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let name = expr.schema_name().to_string();
+    let rewritten = expr.transform_up(|expr| Ok(rewrite_expression(expr, schema)))?;
+    Ok(rewritten.update_data(|expr| if expr.schema_name().to_string() == name { expr } else { expr.alias(name) }))
 }
 
 fn rewrite_expression(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
