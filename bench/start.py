@@ -32,13 +32,13 @@ def free_port() -> int:
 class Server:
     all: list["Server"] = []
 
-    def __init__(self, mainstem: Path, data: Path):
-        self.http, self.kafka = free_port(), free_port()
+    def __init__(self, mainstem: Path, data: Path, *arguments: str):
+        self.http, self.kafka, self.pg = free_port(), free_port(), free_port()
         self.log = data.with_suffix(".log").open("w+")
         begin = time.monotonic()
         self.process = subprocess.Popen(
-            [mainstem, "serve", "--data-dir", data, "--kafka-listen", f"127.0.0.1:{self.kafka}", "--pg-listen", "127.0.0.1:0",
-             "--http-listen", f"127.0.0.1:{self.http}"], stdout=subprocess.DEVNULL, stderr=self.log)
+            [mainstem, "serve", "--data-dir", data, "--kafka-listen", f"127.0.0.1:{self.kafka}",
+             "--pg-listen", f"127.0.0.1:{self.pg}", "--http-listen", f"127.0.0.1:{self.http}", *arguments], stdout=subprocess.DEVNULL, stderr=self.log)
         Server.all.append(self)
         while self.get("/ready") is None:
             if self.process.poll() is not None:

@@ -1,5 +1,7 @@
 //! `mainstem bench`: figures of a running server, taken by ordinary clients.
 
+mod nexmark;
+
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -52,6 +54,22 @@ pub(crate) enum BenchCommand {
         #[command(flatten)]
         broker: Bootstrap,
     },
+    /// Writes Nexmark's events as JSON to the topics NAME-person, NAME-auction and NAME-bid
+    #[command(after_help = "Example:
+  mainstem bench nexmark --events 1000000 --partitions 2")]
+    Nexmark {
+        /// How many events: of fifty, one is a person, three are auctions, the others bids
+        #[arg(long, default_value_t = 1_000_000)]
+        events: u64,
+        /// Partitions of each topic
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+        partitions: u16,
+        /// What the topics' names begin with
+        #[arg(long, default_value = "nexmark")]
+        name: String,
+        #[command(flatten)]
+        broker: Bootstrap,
+    },
     /// Time from a record's acknowledgement to the first SELECT that shows it, under load
     Latency {
         /// Events a second of the load
@@ -82,6 +100,9 @@ pub(crate) fn run(command: BenchCommand) -> anyhow::Result<ExitCode> {
             }
         }
         BenchCommand::View { events, pg, broker } => runtime.block_on(view(events, &pg, &broker))?,
+        BenchCommand::Nexmark { events, partitions, name, broker } => {
+            show("nexmark", events, runtime.block_on(nexmark::run(&broker, &name, events, partitions.into()))?)?;
+        }
         BenchCommand::Latency { rate, samples, pg, broker } => {
             runtime.block_on(latency(rate, samples, &pg, &broker))?
         }
@@ -123,21 +144,31 @@ fn produce(broker: &Bootstrap, topic: &str, count: u64, value: impl Fn(u64) -> S
     let producer = producer(broker)?;
     let start = Instant::now();
     for n in 0..count {
-        let value = value(n);
-        let mut record = BaseRecord::<(), str>::to(topic).payload(&value);
-        loop {
-            match producer.send(record) {
-                Ok(()) => break,
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), unsent)) => {
-                    record = unsent;
-                    std::thread::park_timeout(Duration::from_millis(1));
-                }
-                Err((error, _)) => return Err(error.into()),
-            }
-        }
+        send(&producer, topic, &value(n), None)?;
     }
     producer.flush(Duration::from_secs(120))?;
     Ok(start.elapsed().as_secs_f64())
+}
+
+/// Hands one record to the producer, as soon as its queue has room.
+fn send(
+    producer: &ThreadedProducer<DefaultProducerContext>,
+    topic: &str,
+    value: &str,
+    partition: Option<i32>,
+) -> Result<(), KafkaError> {
+    let mut record = BaseRecord::<(), str>::to(topic).payload(value);
+    record.partition = partition;
+    loop {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), unsent)) => {
+                record = unsent;
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
 }
 
 fn fetch(broker: &Bootstrap, topic: &str, count: u64) -> anyhow::Result<f64> {
