@@ -92,8 +92,20 @@ pub struct JobStatus {
     pub rows_done: u64,
     /// Records and rows that were to be read when it was last counted; grows while producers go on.
     pub rows_total: u64,
-    /// `waiting`, `running`, `joining` or `failed: reason`.
+    /// `waiting`, `running`, `paused`, `joining` or `failed: reason`.
     pub state: String,
+    /// Milliseconds since it began to read.
+    pub elapsed_ms: u64,
+}
+
+impl JobStatus {
+    /// Rows that are read per second, and seconds until it has read all, at that rate; none while that cannot be told.
+    #[must_use]
+    pub fn estimate(&self) -> Option<(u64, u64)> {
+        let per_second = self.rows_done.saturating_mul(1000).checked_div(self.elapsed_ms)?;
+        let left = self.rows_total.saturating_sub(self.rows_done).checked_div(per_second)?;
+        (self.state == "running").then_some((per_second, left))
+    }
 }
 
 /// Counters of one relation.
@@ -345,6 +357,12 @@ impl Engine {
                 }
             };
             lags.insert(*id, (records, ms));
+            if let Some(known) = catalog.relation(*id) {
+                relation.name.clone_from(&known.name);
+            }
+            if catalog.is_aside(*id) {
+                relation.name.push_str(" (replacement)");
+            }
             (relation.lag_records, relation.lag_ms) = (records, ms);
         }
         stats
@@ -397,6 +415,7 @@ impl JobStatus {
             rows_done,
             rows_total,
             state: state.to_string(),
+            elapsed_ms: 0,
         }
     }
 }

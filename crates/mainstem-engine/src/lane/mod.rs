@@ -36,7 +36,7 @@ use checkpoints::Checkpoints;
 
 pub(crate) use input::{Ends, Input, InputState, PartitionState, Reading, RejectedRecord};
 pub(crate) use pacing::{Next, Pacing};
-pub(crate) use shared::{Command, JobState, Progress, Published, Shared};
+pub(crate) use shared::{Command, JobState, Progress, Published, Shared, has_collection};
 pub(crate) use view::{View, ViewState};
 
 /// What those who wait are told when a thread of the engine has panicked; the log has the details.

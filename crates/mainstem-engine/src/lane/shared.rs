@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::{broadcast, watch};
 
 use crate::backfill::Backfill;
+use crate::backfill_pace::Pace;
 use crate::collection::Version;
 use crate::engine::{EngineConfig, EngineStats, JobStatus};
 use crate::error::EngineError;
@@ -99,6 +100,16 @@ pub(crate) struct Progress {
     pub(crate) rows_done: AtomicU64,
     pub(crate) rows_total: AtomicU64,
     pub(crate) cancelled: AtomicBool,
+    pub(crate) pace: Pace,
+    /// When it began to read, monotonic; 0 before.
+    pub(crate) begun_us: AtomicU64,
+}
+
+impl Progress {
+    fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        self.pace.end();
+    }
 }
 
 #[derive(Debug)]
@@ -207,7 +218,7 @@ impl Shared {
     pub(crate) fn stopped(&self) {
         self.has_stopped.store(true, Ordering::Release);
         for job in self.jobs.lock().values() {
-            job.progress.cancelled.store(true, Ordering::Release);
+            job.progress.cancel();
         }
         self.cuts.send_modify(|_| ());
         let _ = self.versions.send(self.published());
@@ -234,8 +245,9 @@ impl Shared {
             }
             jobs.retain(|id, job| {
                 let is_live = catalog.relation(*id).is_some();
-                if !is_live {
-                    job.progress.cancelled.store(true, Ordering::Release);
+                match catalog.relation(*id) {
+                    Some(relation) => job.progress.pace.set(Pace::rate_of(relation)),
+                    None => job.progress.cancel(),
                 }
                 is_live
             });
@@ -283,7 +295,16 @@ impl Shared {
         let status = |job: &Job| {
             let done = job.progress.rows_done.load(Ordering::Relaxed);
             let total = job.progress.rows_total.load(Ordering::Relaxed);
-            JobStatus::new(&job.relation, done, total.max(done), &job.state)
+            let mut status = JobStatus::new(&job.relation, done, total.max(done), &job.state);
+            if job.progress.pace.is_paused() && job.state == JobState::Running {
+                status.state = "paused".to_owned();
+            }
+            let begun_us = job.progress.begun_us.load(Ordering::Relaxed);
+            if begun_us > 0 {
+                let now_us = u64::try_from(self.clock.monotonic().as_micros()).unwrap_or(u64::MAX);
+                status.elapsed_ms = now_us.saturating_sub(begun_us) / 1000;
+            }
+            status
         };
         let is_ready = |job: &Job| published.relations.contains_key(&job.relation.id);
         let views = jobs.values().filter(|job| job.relation.materialized().is_some() && !is_ready(job));
@@ -372,7 +393,9 @@ impl Shared {
 
 impl Job {
     fn new(relation: &Arc<Relation>) -> Job {
-        Job { relation: relation.clone(), state: JobState::Waiting, progress: Arc::default() }
+        let progress = Arc::<Progress>::default();
+        progress.pace.set(Pace::rate_of(relation));
+        Job { relation: relation.clone(), state: JobState::Waiting, progress }
     }
 }
 

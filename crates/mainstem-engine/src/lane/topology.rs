@@ -7,6 +7,7 @@ use mainstem_catalog::{Relation, RelationId, RelationKind};
 
 use super::{BROKEN, Command, Input, JobState, Lane, Reading};
 use crate::backfill::{Backfill, Below, Context, Frontier};
+use crate::backfill_pace::Pace;
 use crate::collection::Collection;
 use crate::error::EngineError;
 use crate::input_log::LogError;
@@ -121,7 +122,8 @@ impl Lane {
                     self.waiting.remove(&id);
                     let frontier = self.frontier();
                     let rows = backfill.distance(&frontier)?;
-                    if rows <= (self.config.slice_rows / AT_ONCE_PART) as u64 {
+                    let is_short = rows <= (self.config.slice_rows / AT_ONCE_PART) as u64;
+                    if is_short && Pace::rate_of(&relation).is_none() {
                         self.join(backfill)?;
                         ready.push(id);
                     } else {

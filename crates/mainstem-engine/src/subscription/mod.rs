@@ -8,13 +8,15 @@
 //! is the difference of two contents, so that nothing is lost, and what a slow reader holds is bounded by the queue.
 //!
 //! Always true here: steps come in order of their cuts, each whole; the sum of what was given up to the end of a step is the
-//! content at its cut; an error that stands in what is followed ends the subscription, and so does its DROP.
+//! content at its cut; an error that stands in what is followed ends the subscription, and so does its DROP. What takes the
+//! place of a relation (CREATE OR REPLACE) with the same columns is followed: the step gives the difference.
 
 mod query;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use mainstem_catalog::RelationId;
+use mainstem_catalog::{Relation, RelationId};
 use mainstem_sql::{Graph, SqlError};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -25,7 +27,7 @@ use crate::delta::Delta;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::input_log::Cut;
-use crate::lane::{Published, Shared};
+use crate::lane::{Published, Shared, has_collection};
 use query::QueryFeed;
 
 /// Rows of one part of a step.
@@ -61,8 +63,8 @@ pub enum Event {
 pub struct Subscription {
     shared: Arc<Shared>,
     versions: broadcast::Receiver<Arc<Published>>,
-    /// Relations that it reads, with their names.
-    reads: Vec<(RelationId, String)>,
+    /// Relations that it reads.
+    reads: Vec<Read>,
     feed: Feed,
     wants_snapshot: bool,
     /// The last version that was given as a whole.
@@ -70,6 +72,16 @@ pub struct Subscription {
     /// Where the step leads that is being given.
     step: Option<Cut>,
 }
+
+/// A relation as the subscription was told to read it, and where its content is now.
+#[derive(Debug)]
+struct Read {
+    relation: Arc<Relation>,
+    now: RelationId,
+}
+
+/// Where contents are.
+type Places = HashMap<RelationId, RelationId>;
 
 #[derive(Debug)]
 enum Feed {
@@ -92,7 +104,7 @@ impl Engine {
         for id in ids {
             self.shared.readiness(id).map_err(failed)?;
             let relation = catalog.relation(id).ok_or_else(|| failed(EngineError::UnknownRelation(id.0)))?;
-            reads.push((id, relation.name.clone()));
+            reads.push(Read { relation: relation.clone(), now: id });
         }
         let feed = match followed {
             Followed::Relation(id) => Feed::Relation { id, given: None, rest: None },
@@ -139,15 +151,16 @@ impl Subscription {
 
     /// The step to this version begins.
     fn begin(&mut self, to: &Published) -> Result<Cut, SqlError> {
-        for (id, name) in &self.reads {
-            if let Some(message) = to.first_error(*id) {
-                return Err(view_error(name, &message));
+        for read in &self.reads {
+            if let Some(message) = to.first_error(read.now) {
+                return Err(view_error(&read.relation.name, &message));
             }
         }
+        let places: Places = self.reads.iter().map(|read| (read.relation.id, read.now)).collect();
         let skips = self.given.is_none() && !self.wants_snapshot;
         match &mut self.feed {
             Feed::Relation { id, given, rest } => {
-                let now = to.relations[id].version.clone();
+                let now = to.relations[&places[id]].version.clone();
                 *rest = match given {
                     None if skips => None,
                     None => Some(now.deltas(PART_ROWS)),
@@ -155,7 +168,7 @@ impl Subscription {
                 };
                 *given = Some(now);
             }
-            Feed::Query(query) => query.begin(to, skips)?,
+            Feed::Query(query) => query.begin(to, &places, skips)?,
         }
         self.step = Some(to.cut);
         Ok(to.cut)
@@ -163,34 +176,51 @@ impl Subscription {
 
     /// The version to begin with, or one that is newer than the last.
     async fn next_version(&mut self) -> Result<Arc<Published>, SqlError> {
-        let Some(given) = self.given else {
-            self.check_defined()?;
-            return Ok(self.shared.published());
-        };
+        let mut first = self.given.is_none().then(|| self.shared.published());
         loop {
-            if self.shared.has_stopped() {
-                return Err(engine_error(&EngineError::Stopped));
-            }
-            match self.versions.recv().await {
-                Ok(version) => {
-                    // Definitions change without a new cut.
-                    self.check_defined()?;
-                    if version.cut > given {
-                        return Ok(version);
-                    }
-                }
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return Err(engine_error(&EngineError::Stopped)),
+            let version = match first.take() {
+                Some(version) => version,
+                None if self.shared.has_stopped() => return Err(engine_error(&EngineError::Stopped)),
+                None => match self.versions.recv().await {
+                    Ok(version) => version,
+                    Err(RecvError::Lagged(_)) => continue,
+                    Err(RecvError::Closed) => return Err(engine_error(&EngineError::Stopped)),
+                },
+            };
+            // Definitions change without a new cut, and are known here before the lane has taken them in.
+            self.check_defined()?;
+            let is_here = |read: &Read| !has_collection(&read.relation) || version.relations.contains_key(&read.now);
+            if self.given.is_none_or(|given| version.cut > given) && self.reads.iter().all(is_here) {
+                return Ok(version);
             }
         }
     }
 
-    fn check_defined(&self) -> Result<(), SqlError> {
+    fn check_defined(&mut self) -> Result<(), SqlError> {
         let catalog = self.shared.catalog();
-        match self.reads.iter().find(|(id, _)| catalog.relation(*id).is_none()) {
-            None => Ok(()),
-            Some((_, name)) => Err(SqlError::new("42P01", format!("relation \"{name}\" was dropped"))
-                .with_detail("The subscription to it has ended.")),
+        for read in &mut self.reads {
+            if catalog.relation(read.now).is_some() {
+                continue;
+            }
+            let name = &read.relation.name;
+            let Some(next) = catalog.successor(read.now) else {
+                return Err(SqlError::new("42P01", format!("relation \"{name}\" was dropped"))
+                    .with_detail("The subscription to it has ended."));
+            };
+            let shape = |relation: &Relation| {
+                let columns = relation.columns.iter();
+                columns.map(|column| (column.name.clone(), column.sql_type.clone())).collect::<Vec<_>>()
+            };
+            if shape(next) != shape(&read.relation) {
+                return Err(SqlError::new(
+                    "55000",
+                    format!("relation \"{name}\" was replaced by one with other columns"),
+                )
+                .with_detail("The subscription to it has ended.")
+                .with_hint("Subscribe again."));
+            }
+            read.now = next.id;
         }
+        Ok(())
     }
 }

@@ -30,7 +30,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use mainstem_catalog::{Catalog, RelationId};
+use mainstem_catalog::{Catalog, Relation, RelationId};
 use mainstem_sql::SqlError;
 use mainstem_state::Clock;
 
@@ -59,6 +59,10 @@ pub struct DmlResult {
     /// The cut that holds the change, for the session's next SELECT; none inside a transaction, or when nothing changed.
     pub cut: Option<Cut>,
 }
+
+/// Nobody writes to a table while this lives.
+#[derive(Debug)]
+pub struct Quiet(#[expect(dead_code, reason = "held, not read")] sequencer::Locked);
 
 /// Writes to tables. A clone is another handle.
 #[derive(Clone, Debug)]
@@ -133,6 +137,13 @@ impl Tables {
     ) -> Result<DmlResult, DmlError> {
         let returning = statement::returning(self, plan, target, written).await?;
         Ok(DmlResult { rows_affected: written.affected, returning, cut })
+    }
+
+    /// Returns when all that was written to the table is published; nobody writes to it until what is returned is dropped.
+    pub async fn quiet(&self, table: &Relation) -> Result<Quiet, DmlError> {
+        let mut locked = self.sequencers.lock(table).await?;
+        self.sequencers.settle(&mut locked).await?;
+        Ok(Quiet(locked))
     }
 
     /// A transaction, without a snapshot yet. To roll back, drop it.

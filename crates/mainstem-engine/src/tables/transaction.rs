@@ -53,6 +53,12 @@ impl Snapshot {
         let mut pins = self.pins.lock();
         let new: Vec<_> = relations.iter().filter(|id| !pins.relations.contains_key(id)).copied().collect();
         if !new.is_empty() {
+            let catalog = engine.shared.catalog();
+            let takes_place = |id: &RelationId| catalog.successor(*id).is_some_and(|next| new.contains(&next.id));
+            if pins.relations.keys().any(takes_place) {
+                let message = "could not serialize access: a view that the snapshot holds was replaced";
+                return Err(DmlError::new("40001", message).with_hint("Run the transaction again."));
+            }
             let found = engine.pin(&new).map_err(|error| engine_error(&error))?;
             pins.relations.extend(found.relations);
         }
