@@ -18,7 +18,7 @@ use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use mainstem_catalog::{Catalog, Dependency, Relation, RelationId, RelationKind, ViewDefinition, Watermark};
 use mainstem_formats::JsonDecoder;
-use mainstem_sql::{SqlError, arrow_schema};
+use mainstem_sql::{Graph, SqlError, arrow_schema};
 
 use super::closed::{closed_only, ties_decided};
 use super::context::{ContextOptions, as_declared, empty_context, plan_text, register, view_over, visible_columns};
@@ -137,7 +137,10 @@ impl Oracle {
         let context = self.context_of(&self.below(relation, late).await?);
         let mut plan = plan_text(&context, &view.query).await?;
         if view.emit_on_window_close {
-            plan = closed_only(plan, self.watermark_of(relation)?).map_err(query_error)?;
+            let graph = view.graph.as_ref().map(Graph::from_json).transpose()?;
+            let graph =
+                graph.ok_or_else(|| SqlError::new(mainstem_sql::error::sqlstate::INTERNAL, "a view without graph"))?;
+            plan = closed_only(plan, self.watermark_of(relation)?, &graph).map_err(query_error)?;
         }
         let plan = ties_decided(plan).and_then(|plan| as_declared(plan, relation)).map_err(query_error)?;
         Ok(Arc::new(datafusion::datasource::ViewTable::new(plan, Some(view.query.clone()))))

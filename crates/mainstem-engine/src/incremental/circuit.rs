@@ -11,6 +11,7 @@ use mainstem_sql::graph::parse_type;
 use mainstem_sql::{Graph, Node, Operator, OperatorId, Scalar, SqlError};
 
 use super::aggregate::{Aggregate, AggregateParts};
+use super::asof::{AsOf, AsOfParts};
 use super::distinct::Distinct;
 use super::emit_on_close::EmitOnClose;
 use super::join::{Join, JoinParts};
@@ -113,7 +114,7 @@ impl Circuit {
             nodes.push(Wired {
                 id: node.id,
                 schema: schemas[place].clone(),
-                operator: if source.is_some() { None } else { Some(builder.build(node)?) },
+                operator: if source.is_some() { None } else { Some(builder.operator(node)?) },
                 source,
                 users: Vec::new(),
                 pending: Vec::new(),
@@ -306,6 +307,12 @@ impl Builder<'_> {
         &self.schemas[node.inputs[port].0 as usize]
     }
 
+    fn operator(&self, node: &Node) -> Result<Box<dyn Operate>, EngineError> {
+        let mut operator = self.build(node)?;
+        operator.forgets(&node.forgets);
+        Ok(operator)
+    }
+
     fn build(&self, node: &Node) -> Result<Box<dyn Operate>, EngineError> {
         let schema = &self.schemas[node.id.0 as usize];
         Ok(match &node.operator {
@@ -321,19 +328,32 @@ impl Builder<'_> {
             }
             Operator::Unnest { column } => Box::new(Unnest { column: *column, schema: schema.clone() }),
             Operator::Aggregate { group, aggregates } => self.aggregate(node, group, aggregates)?,
-            Operator::Join { kind, on, null_equals_null, filter } => {
+            Operator::Join { kind, on, null_equals_null, filter, range } => {
                 let (left, right) = (self.input(node, 0), self.input(node, 1));
                 let filter = filter.as_ref().map(|filter| self.compiler.compile(filter, &pairs(left, right)));
                 let parts = JoinParts {
                     kind: *kind,
                     null_equals_null: *null_equals_null,
                     filter: filter.transpose()?,
+                    range: *range,
                     sides: [
                         (left.clone(), self.compiler.compile_all(on.iter().map(|pair| &pair.0), left)?),
                         (right.clone(), self.compiler.compile_all(on.iter().map(|pair| &pair.1), right)?),
                     ],
                 };
                 Box::new(Join::new(schema, parts)?)
+            }
+            Operator::AsOf { is_outer, on, times, nearest } => {
+                let side = |port: usize, keys: Vec<&Scalar>, time: &Scalar| {
+                    let input = self.input(node, port);
+                    let keys = self.compiler.compile_all(keys, input)?;
+                    Ok::<_, EngineError>((input.clone(), keys, self.compiler.compile(time, input)?))
+                };
+                let sides = [
+                    side(0, on.iter().map(|pair| &pair.0).collect(), &times.0)?,
+                    side(1, on.iter().map(|pair| &pair.1).collect(), &times.1)?,
+                ];
+                Box::new(AsOf::new(schema, AsOfParts { is_outer: *is_outer, nearest: *nearest, sides })?)
             }
             Operator::Union => Box::new(Union { schema: schema.clone() }),
             Operator::Distinct => Box::new(Distinct::new(schema)?),
@@ -356,7 +376,9 @@ impl Builder<'_> {
                 Box::new(Over::new(input, schema, parts)?)
             }
             Operator::DropLate {} => Box::new(DropLate { schema: schema.clone() }),
-            Operator::EmitOnClose { window_end } => Box::new(EmitOnClose::new(schema, *window_end)?),
+            Operator::EmitOnClose { window_end, after_us } => {
+                Box::new(EmitOnClose::new(schema, *window_end, *after_us)?)
+            }
         })
     }
 
@@ -404,7 +426,8 @@ impl Builder<'_> {
     fn window_ends(&self) -> BTreeMap<OperatorId, usize> {
         let mut found = BTreeMap::new();
         for node in &self.graph.nodes {
-            let Operator::EmitOnClose { window_end } = node.operator else { continue };
+            // Graphs of version 3 say it themselves.
+            let Operator::EmitOnClose { window_end, after_us: -1 } = node.operator else { continue };
             let (mut column, mut below) = (window_end, self.graph.node(node.inputs[0]));
             loop {
                 let readers = self.graph.nodes.iter().filter(|reader| reader.inputs.contains(&below.id)).count();

@@ -1,6 +1,6 @@
-//! Holds rows until the watermark has reached the end of their window, then gives them, for good.
+//! Holds rows until the watermark has reached the end of their window, or as long after it as is said, then gives them, for good.
 //!
-//! State: i64 watermark of the last version (i64::MIN: none yet) as the entry of tag 0, and held rows as entries of tag 1:
+//! State: i64 newest end that is closed (i64::MIN: none yet) as the entry of tag 0, and held rows as entries of tag 1:
 //! i64 window end, row bytes, i64 count. A change to a window that is closed cannot come, because late rows were taken out
 //! before; should one come nevertheless it is left out and counted as late. A row without window end never closes, and is
 //! left out as well.
@@ -23,6 +23,8 @@ pub(super) struct EmitOnClose {
     schema: SchemaRef,
     keys: RowKeys,
     window_end: usize,
+    /// How far the watermark has to be behind the end, less a microsecond.
+    after_us: i64,
     held: BTreeMap<i64, ByteMap<i64>>,
     closed: i64,
     rows: u64,
@@ -30,13 +32,14 @@ pub(super) struct EmitOnClose {
 }
 
 impl EmitOnClose {
-    pub(super) fn new(schema: &SchemaRef, window_end: usize) -> Result<EmitOnClose, EngineError> {
+    pub(super) fn new(schema: &SchemaRef, window_end: usize, after_us: i64) -> Result<EmitOnClose, EngineError> {
         let keys = RowKeys::new(schema).map_err(|error| EngineError::Graph(error.to_string()))?;
         if !matches!(schema.field(window_end).data_type(), DataType::Timestamp(..)) {
             return Err(EngineError::Graph("the end of a window is not a timestamp".to_owned()));
         }
         let schema = schema.clone();
-        Ok(EmitOnClose { schema, keys, window_end, held: BTreeMap::new(), closed: i64::MIN, rows: 0, key_bytes: 0 })
+        let (held, closed) = (BTreeMap::new(), i64::MIN);
+        Ok(EmitOnClose { schema, keys, window_end, after_us, held, closed, rows: 0, key_bytes: 0 })
     }
 
     fn hold(&mut self, end: i64, key: &[u8], weight: i64) {
@@ -72,7 +75,9 @@ impl Operate for EmitOnClose {
     }
 
     fn finish(&mut self, context: &mut Context<'_>) -> Vec<Delta> {
-        let Some(watermark) = context.watermark.filter(|watermark| *watermark > self.closed) else { return Vec::new() };
+        // An end is closed when the watermark is greater than the end and `after_us`.
+        let closes = context.watermark.map(|watermark| watermark.saturating_sub(self.after_us.saturating_add(1)));
+        let Some(watermark) = closes.filter(|watermark| *watermark > self.closed) else { return Vec::new() };
         self.closed = watermark;
         let closing = match watermark.checked_add(1) {
             Some(next) => {

@@ -9,21 +9,25 @@
 //! row. A row is given with nulls for the other side, or alone, exactly as long as its degree is zero; in a semi join as long
 //! as it is not.
 //!
+//! If the condition bounds how far a column of one side lies from one of the other, the rows of a key are kept in the order of that
+//! column, and a delta meets only those within the distance. Rows that are settled in event time are forgotten, without output.
+//!
 //! State entry: u8 side (0 left, 1 right), key bytes, row bytes, i64 weight, i64 degree.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, new_null_array};
+use arrow::array::{Array, ArrayRef, Int64Array, new_null_array};
 use arrow::datatypes::{Schema, SchemaRef};
 use hashbrown::HashTable;
-use mainstem_sql::JoinKind;
+use mainstem_sql::{Distance, Forget, JoinKind};
 
 use super::encoding::{StateReader, StateWriter};
-use super::stateless::of_type;
+use super::stateless::{of_type, ordinals};
 use super::{ByteMap, Context, Operate, STATE_HASHER, byte_map};
 use crate::delta::{Delta, EncodedRows, RowKeys, batch_of, take_rows};
 use crate::error::EngineError;
-use crate::scalar::{CompiledScalar, evaluate_all, mask};
+use crate::scalar::{CompiledScalar, RowErrors, evaluate_all, mask};
 
 const KIND: u8 = 5;
 /// Pairs built at once.
@@ -37,6 +41,7 @@ pub(super) struct Join {
     kind: JoinKind,
     null_equals_null: bool,
     filter: Option<CompiledScalar>,
+    range: Option<Distance>,
     sides: [Side; 2],
 }
 
@@ -46,6 +51,7 @@ pub(super) struct JoinParts {
     pub(super) kind: JoinKind,
     pub(super) null_equals_null: bool,
     pub(super) filter: Option<CompiledScalar>,
+    pub(super) range: Option<Distance>,
     /// Input schema and key expressions of each side.
     pub(super) sides: [(SchemaRef, Vec<CompiledScalar>); 2],
 }
@@ -60,8 +66,23 @@ struct Side {
     entries: Vec<Entry>,
     free: Vec<u32>,
     by_row: HashTable<u32>,
-    by_key: ByteMap<Vec<u32>>,
+    by_key: ByteMap<Bucket>,
     bytes: u64,
+    /// The column by which the rows of a key are ordered.
+    order: Option<usize>,
+    /// The column by which rows are settled, with how long after that.
+    forget: Option<(usize, i64)>,
+    /// Rows by what they are settled by. A row that has gone, and one that has its place now, may be among them.
+    due: BTreeMap<i64, Vec<u32>>,
+}
+
+/// The rows of a key.
+#[derive(Debug)]
+enum Bucket {
+    /// In no order.
+    Any(Vec<u32>),
+    /// By their value in a column.
+    Ordered(BTreeSet<(i64, u32)>),
 }
 
 #[derive(Debug)]
@@ -69,8 +90,17 @@ struct Entry {
     row: Box<[u8]>,
     weight: i64,
     degree: i64,
-    /// Its place among the rows of its key.
-    place: u32,
+    /// Its place among the rows of its key, or its value in the column that orders them.
+    place: i64,
+    /// What it is settled by, if it is forgotten then.
+    due: i64,
+}
+
+/// Where a row stands: its value in the column of the order, and in that by which it is settled; 0 without.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stands {
+    order: i64,
+    due: i64,
 }
 
 /// A delta's rows as bytes.
@@ -80,6 +110,7 @@ struct Keyed {
     rows: EncodedRows,
     /// Rows whose key can match at all.
     can_match: Vec<bool>,
+    stands: Vec<Stands>,
 }
 
 /// Pairs that are not built yet: rows of the delta, entries of the other side.
@@ -107,7 +138,11 @@ impl Join {
             kind: parts.kind,
             null_equals_null: parts.null_equals_null,
             filter: parts.filter,
-            sides: [Side::new(left.0, left.1)?, Side::new(right.0, right.1)?],
+            range: parts.range,
+            sides: [
+                Side::new(left.0, left.1, parts.range.map(|range| range.left))?,
+                Side::new(right.0, right.1, parts.range.map(|range| range.right))?,
+            ],
         })
     }
 
@@ -125,11 +160,13 @@ impl Join {
         let (delta, values) = evaluate_all(&side.on, delta, context.errors);
         let nulls: Vec<_> = values.iter().filter_map(|column| column.logical_nulls()).collect();
         let is_null = |row: usize| nulls.iter().any(|nulls| nulls.is_null(row));
-        let can_match = (0..delta.len()).map(|row| self.null_equals_null || !is_null(row)).collect();
+        let mut can_match: Vec<bool> = (0..delta.len()).map(|row| self.null_equals_null || !is_null(row)).collect();
+        let stands = side.stands(delta.rows.columns(), &mut can_match);
         Keyed {
             keys: side.key_keys.encode(&values, delta.len()),
             rows: side.row_keys.encode(delta.rows.columns(), delta.len()),
             can_match,
+            stands,
             delta,
         }
     }
@@ -199,6 +236,18 @@ impl Join {
         self.output(side, own, other, weights)
     }
 
+    /// The values of the other side that can match this one.
+    fn within(&self, port: usize, value: i64) -> Option<std::ops::RangeInclusive<(i64, u32)>> {
+        let Distance { least, most, .. } = self.range?;
+        let (from, to) = match port {
+            0 => (least, most),
+            _ => (most.map(i64::saturating_neg), least.map(i64::saturating_neg)),
+        };
+        let from = from.map_or(i64::MIN, |from| value.saturating_add(from));
+        let to = to.map_or(i64::MAX, |to| value.saturating_add(to));
+        (from <= to).then_some((from, 0)..=(to, u32::MAX))
+    }
+
     /// Puts the delta into its own side, and gives the rows that lost or gained all their partners by it.
     fn store(&mut self, port: usize, keyed: &Keyed, met: &mut Met) {
         let mut alone = Pairs::default();
@@ -206,7 +255,7 @@ impl Join {
             let degree = met.own_degrees[row];
             if keyed.can_match[row] {
                 let weight = keyed.delta.weights[row];
-                self.sides[port].adjust(keyed.keys.get(row), keyed.rows.get(row), weight, degree);
+                self.sides[port].adjust(keyed.keys.get(row), keyed.rows.get(row), weight, degree, keyed.stands[row]);
             }
             if self.counts(port) && (degree == 0) != (self.kind == JoinKind::Semi) {
                 alone.own.push(row as u32);
@@ -253,11 +302,19 @@ impl Operate for Join {
         let mut pairs = Pairs::default();
         for row in (0..keyed.delta.len()).filter(|row| keyed.can_match[*row]) {
             let Some(partners) = self.sides[1 - port].by_key.get(keyed.keys.get(row)) else { continue };
-            for piece in partners.chunks(PAIRS_MAX) {
-                pairs.own.extend(piece.iter().map(|_| row as u32));
-                pairs.other.extend_from_slice(piece);
+            let mut meet = |partner: u32| {
+                pairs.own.push(row as u32);
+                pairs.other.push(partner);
                 if pairs.own.len() >= PAIRS_MAX {
                     self.build(port, &keyed, &mut pairs, &mut met, context);
+                }
+            };
+            match partners {
+                Bucket::Any(partners) => partners.iter().for_each(|partner| meet(*partner)),
+                Bucket::Ordered(partners) => {
+                    if let Some(range) = self.within(port, keyed.stands[row].order) {
+                        partners.range(range).for_each(|(_, partner)| meet(*partner));
+                    }
                 }
             }
         }
@@ -276,8 +333,8 @@ impl Operate for Join {
     fn save(&self, out: &mut dyn FnMut(&[u8])) {
         let mut writer = StateWriter::new(KIND, out);
         for (place, side) in self.sides.iter().enumerate() {
-            for (key, entries) in &side.by_key {
-                for entry in entries.iter().map(|entry| &side.entries[*entry as usize]) {
+            for (key, bucket) in &side.by_key {
+                for entry in bucket.rows().into_iter().map(|entry| &side.entries[entry as usize]) {
                     writer.u8(place as u8);
                     writer.bytes(key);
                     writer.bytes(&entry.row);
@@ -292,20 +349,61 @@ impl Operate for Join {
 
     fn restore(&mut self, section: &[u8]) -> Result<(), EngineError> {
         let mut reader = StateReader::new(KIND, section)?;
+        let mut rows: [Vec<Saved<'_>>; 2] = Default::default();
         while !reader.is_done() {
             let place = reader.u8()? as usize;
             let (key, row) = (reader.bytes()?, reader.bytes()?);
             let (weight, degree) = (reader.i64()?, reader.i64()?);
-            let side = self.sides.get_mut(place);
+            let side = rows.get_mut(place);
             let side = side.ok_or_else(|| EngineError::State(format!("a join has no side {place}")))?;
-            side.adjust(key, row, weight, degree);
+            side.push((key, row, weight, degree));
+        }
+        for (side, rows) in self.sides.iter_mut().zip(rows) {
+            let mut all = vec![true; rows.len()];
+            let columns = match side.order.is_some() || side.forget.is_some() {
+                true => side.row_keys.decode_columns(rows.iter().map(|row| row.1)),
+                false => Vec::new(),
+            };
+            let stands = side.stands(&columns, &mut all);
+            for ((key, row, weight, degree), stands) in rows.into_iter().zip(stands) {
+                side.adjust(key, row, weight, degree, stands);
+            }
         }
         Ok(())
+    }
+
+    fn forgets(&mut self, forgets: &[Forget]) {
+        for forget in forgets {
+            self.sides[forget.input].forget = Some((forget.column, forget.after_us));
+        }
+    }
+
+    fn retire(&mut self, watermark: i64) {
+        self.sides.iter_mut().for_each(|side| side.retire(watermark));
+    }
+}
+
+/// Key, row, weight and degree.
+type Saved<'a> = (&'a [u8], &'a [u8], i64, i64);
+
+impl Bucket {
+    fn rows(&self) -> Vec<u32> {
+        match self {
+            Bucket::Any(rows) => rows.clone(),
+            Bucket::Ordered(rows) => rows.iter().map(|(_, row)| *row).collect(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Bucket::Any(rows) => rows.is_empty(),
+            Bucket::Ordered(rows) => rows.is_empty(),
+        }
     }
 }
 
 impl Side {
-    fn new(schema: SchemaRef, on: Vec<CompiledScalar>) -> Result<Side, EngineError> {
+    fn new(schema: SchemaRef, on: Vec<CompiledScalar>, order: Option<usize>) -> Result<Side, EngineError> {
         let failed = |error: arrow::error::ArrowError| EngineError::Graph(error.to_string());
         let types: Vec<_> = on.iter().map(|key| key.data_type().clone()).collect();
         Ok(Side {
@@ -318,11 +416,65 @@ impl Side {
             by_row: HashTable::new(),
             by_key: byte_map(),
             bytes: 0,
+            order,
+            forget: None,
+            due: BTreeMap::new(),
         })
     }
 
+    /// Where rows stand. One without a value there matches nothing.
+    fn stands(&self, columns: &[ArrayRef], can_match: &mut [bool]) -> Vec<Stands> {
+        let mut stands = vec![Stands::default(); can_match.len()];
+        let mut read = |column: Option<usize>, set: fn(&mut Stands, i64)| {
+            let Some(column) = column else { return };
+            let values: Int64Array = ordinals(&columns[column]);
+            for (row, stands) in stands.iter_mut().enumerate() {
+                can_match[row] &= values.is_valid(row);
+                set(stands, if values.is_valid(row) { values.value(row) } else { 0 });
+            }
+        };
+        read(self.order, |stands, value| stands.order = value);
+        read(self.forget.map(|(column, _)| column), |stands, value| stands.due = value);
+        stands
+    }
+
+    /// Forgets what is settled.
+    fn retire(&mut self, watermark: i64) {
+        let Some((_, after_us)) = self.forget else { return };
+        let later = self.due.split_off(&watermark.saturating_sub(after_us));
+        let due = std::mem::replace(&mut self.due, later);
+        let is_it = |(due, at): &(i64, u32)| {
+            let entry = &self.entries[*at as usize];
+            entry.weight != 0 && entry.due == *due
+        };
+        let mut gone: Vec<u32> = due
+            .into_iter()
+            .flat_map(|(due, rows)| rows.into_iter().map(move |at| (due, at)))
+            .filter(is_it)
+            .map(|(_, at)| at)
+            .collect();
+        gone.sort_unstable();
+        gone.dedup();
+        for piece in gone.chunks(PAIRS_MAX) {
+            let rows = self.row_keys.decode(piece.iter().map(|at| &*self.entries[*at as usize].row));
+            let mut none = RowErrors::default();
+            let rows = Delta::from_inserts(rows).with_schema(&self.schema);
+            let (left, values) = evaluate_all(&self.on, &rows, &mut none);
+            assert_eq!(left.len(), piece.len(), "keys that were computed before");
+            let keys = self.key_keys.encode(&values, left.len());
+            for (row, at) in piece.iter().enumerate() {
+                let hash = STATE_HASHER.hash_one(&*self.entries[*at as usize].row);
+                if let Ok(found) = self.by_row.find_entry(hash, |other| other == at) {
+                    found.remove();
+                }
+                self.entries[*at as usize].weight = 0;
+                self.forget(keys.get(row), *at);
+            }
+        }
+    }
+
     /// Adds to the weight of a row; a row that is new has this degree, one whose weight gets zero is forgotten.
-    fn adjust(&mut self, key: &[u8], row: &[u8], weight: i64, degree: i64) {
+    fn adjust(&mut self, key: &[u8], row: &[u8], weight: i64, degree: i64, stands: Stands) {
         let hash = STATE_HASHER.hash_one(row);
         let found = self.by_row.find_entry(hash, |entry| &*self.entries[*entry as usize].row == row);
         if let Ok(found) = found {
@@ -335,12 +487,19 @@ impl Side {
             }
             return;
         }
-        let bucket = self.by_key.entry_ref(key).or_insert_with(Vec::new);
+        let is_ordered = self.order.is_some();
+        let bucket = self.by_key.entry_ref(key).or_insert_with(|| match is_ordered {
+            true => Bucket::Ordered(BTreeSet::new()),
+            false => Bucket::Any(Vec::new()),
+        });
         if bucket.is_empty() {
             self.bytes += key.len() as u64 + 32;
         }
-        let place = bucket.len() as u32;
-        let entry = Entry { row: row.into(), weight, degree, place };
+        let place = match bucket {
+            Bucket::Any(rows) => rows.len() as i64,
+            Bucket::Ordered(_) => stands.order,
+        };
+        let entry = Entry { row: row.into(), weight, degree, place, due: stands.due };
         self.bytes += row.len() as u64;
         let at = match self.free.pop() {
             Some(at) => {
@@ -352,7 +511,15 @@ impl Side {
                 (self.entries.len() - 1) as u32
             }
         };
-        bucket.push(at);
+        match bucket {
+            Bucket::Any(rows) => rows.push(at),
+            Bucket::Ordered(rows) => {
+                rows.insert((place, at));
+            }
+        }
+        if self.forget.is_some() {
+            self.due.entry(stands.due).or_default().push(at);
+        }
         let entries = &self.entries;
         self.by_row.insert_unique(hash, at, |other| STATE_HASHER.hash_one(&*entries[*other as usize].row));
     }
@@ -360,12 +527,20 @@ impl Side {
     fn forget(&mut self, key: &[u8], at: u32) {
         let row = std::mem::take(&mut self.entries[at as usize].row);
         self.bytes -= row.len() as u64;
-        let place = self.entries[at as usize].place as usize;
+        let place = self.entries[at as usize].place;
         let bucket = self.by_key.get_mut(key).expect("a row stands under its key");
-        bucket.swap_remove(place);
-        if let Some(moved) = bucket.get(place) {
-            self.entries[*moved as usize].place = place as u32;
-        } else if bucket.is_empty() {
+        match bucket {
+            Bucket::Any(rows) => {
+                rows.swap_remove(place as usize);
+                if let Some(moved) = rows.get(place as usize) {
+                    self.entries[*moved as usize].place = place;
+                }
+            }
+            Bucket::Ordered(rows) => {
+                rows.remove(&(place, at));
+            }
+        }
+        if bucket.is_empty() {
             self.by_key.remove(key);
             self.bytes -= key.len() as u64 + 32;
         }

@@ -10,6 +10,7 @@
 //! deltas, not on how they were sliced; floats in deltas are canonical.
 
 mod aggregate;
+mod asof;
 mod circuit;
 mod distinct;
 mod emit_on_close;
@@ -17,10 +18,13 @@ mod encoding;
 mod join;
 mod multiset;
 mod over;
+mod over_spans;
 mod stateless;
 mod top_n;
 
 use std::fmt::Debug;
+
+use mainstem_sql::Forget;
 
 use crate::delta::Delta;
 use crate::error::EngineError;
@@ -84,7 +88,10 @@ trait Operate: Debug + Send {
         Vec::new()
     }
 
-    /// Forgets, without output, what belongs to windows that have ended at or before the watermark.
+    /// What it may forget, by event time; told once, before anything else.
+    fn forgets(&mut self, _forgets: &[Forget]) {}
+
+    /// Forgets, without output, what is settled by this watermark.
     fn retire(&mut self, _watermark: i64) {}
 
     /// Rows held, and about how many bytes.

@@ -420,7 +420,14 @@ impl Nodes {
             GraphField::from_arrow(&Field::new(format!("c{place}"), data_type.clone(), true)).expect("a plain type")
         };
         let schema = types.iter().enumerate().map(field).collect();
-        self.0.push(Node { id, operator, inputs: input.into_iter().collect(), schema, append_only: false });
+        self.0.push(Node {
+            id,
+            operator,
+            inputs: input.into_iter().collect(),
+            schema,
+            append_only: false,
+            forgets: vec![],
+        });
         id
     }
 }
@@ -483,7 +490,7 @@ pub(crate) fn graph_of(kind: Kind) -> (Graph, Vec<Column>) {
             let in_time = nodes.add(Operator::DropLate {}, Some(rows), &two);
             let by_window = Operator::Aggregate { group: vec![Scalar::Column(0)], aggregates: vec![count(), sum(1)] };
             let windows = nodes.add(by_window, Some(in_time), &three);
-            nodes.add(Operator::EmitOnClose { window_end: 0 }, Some(windows), &three);
+            nodes.add(Operator::EmitOnClose { window_end: 0, after_us: -1 }, Some(windows), &three);
         }
     }
     let output = OperatorId(nodes.0.len() as u32 - 1);

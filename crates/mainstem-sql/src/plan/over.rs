@@ -10,10 +10,11 @@ use datafusion::logical_expr::{
 };
 
 use super::convert::{Convert, fields, not_yet};
+use super::time_bounds::in_terms_of;
 use super::window_close::Lineage;
 use crate::error::SqlError;
 use crate::functions::check_deterministic;
-use crate::graph::{Frame, GraphField, Operator, OperatorId, Scalar, SortKey, WindowFunction};
+use crate::graph::{Forget, Frame, GraphField, Operator, OperatorId, Scalar, SortKey, WindowFunction};
 
 /// What two functions share if one operator can compute both.
 type Layout = (Vec<Scalar>, Vec<SortKey>);
@@ -56,10 +57,27 @@ impl Convert {
         schema: Vec<GraphField>,
         input: OperatorId,
     ) -> OperatorId {
-        let mut lineage = self.lineage[input.0 as usize].clone();
+        // A row's functions are settled when all rows of its partition are.
+        let settles =
+            partition.iter().enumerate().find_map(|(place, scalar)| match self.scalar_lineage(scalar, input) {
+                Lineage::Settles { is, after_us } if is.is_value() => Some((place, is, after_us)),
+                _ => None,
+            });
+        let later = |lineage: &Lineage| match (lineage, settles) {
+            (Lineage::Settles { is, after_us }, Some((_, by, by_us))) => {
+                let later_us = if *is == by { by_us } else { in_terms_of(*is, by, by_us) };
+                Lineage::Settles { is: *is, after_us: later_us.max(*after_us) }
+            }
+            _ => Lineage::Other,
+        };
+        let mut lineage: Vec<Lineage> = self.lineage[input.0 as usize].iter().map(later).collect();
         lineage.resize(schema.len(), Lineage::Other);
         let operator = Operator::Over { partition, order, functions, limit: None };
-        self.push(operator, vec![input], schema, false, lineage)
+        let id = self.push(operator, vec![input], schema, false, lineage);
+        if let Some((column, _, after_us)) = settles {
+            self.forget(id, Forget { input: 0, column, after_us });
+        }
+        id
     }
 
     /// Rows for which the predicate is true. If it asks for the first rows of each partition below, no others are numbered.

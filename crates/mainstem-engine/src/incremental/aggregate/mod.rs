@@ -23,7 +23,7 @@ use arrow::array::{Array, ArrayRef, BooleanArray};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, SchemaRef};
 use hashbrown::HashTable;
-use mainstem_sql::AggregateFunction;
+use mainstem_sql::{AggregateFunction, Forget};
 
 use super::encoding::{StateReader, StateWriter};
 use super::stateless::{microseconds, of_type};
@@ -90,6 +90,8 @@ struct Group {
 #[derive(Debug)]
 struct WindowEnds {
     column: usize,
+    /// A group is of no more use when the watermark is greater than its end and this.
+    after_us: i64,
     groups: BTreeMap<i64, Vec<u32>>,
 }
 
@@ -134,7 +136,7 @@ impl Aggregate {
             before: Vec::new(),
             is_given: false,
             key_bytes: 0,
-            ends: window_end.map(|column| WindowEnds { column, groups: BTreeMap::new() }),
+            ends: window_end.map(|column| WindowEnds { column, after_us: -1, groups: BTreeMap::new() }),
         };
         if group_columns == 0 {
             aggregate.group_of(&[]);
@@ -306,9 +308,16 @@ impl Operate for Aggregate {
         }
     }
 
+    fn forgets(&mut self, forgets: &[Forget]) {
+        if let Some(Forget { column, after_us, .. }) = forgets.first().copied() {
+            self.ends = Some(WindowEnds { column, after_us, groups: BTreeMap::new() });
+        }
+    }
+
     fn retire(&mut self, watermark: i64) {
         let Some(ends) = &mut self.ends else { return };
         let column = ends.column;
+        let watermark = watermark.saturating_sub(ends.after_us.saturating_add(1));
         let mut closed = Vec::new();
         while let Some(entry) = ends.groups.first_entry().filter(|entry| *entry.key() <= watermark) {
             let (end, groups) = entry.remove_entry();
