@@ -16,11 +16,13 @@ use super::emit_on_close::EmitOnClose;
 use super::join::{Join, JoinParts};
 use super::over::{Over, OverParts};
 use super::stateless::{Constant, DropLate, Filter, Project, Union, Unnest};
+use super::temporal::{Temporal, TemporalParts, time_schema};
 use super::top_n::TopN;
 use super::{Context, Operate};
 use crate::delta::Delta;
 use crate::error::EngineError;
 use crate::scalar::{CompiledScalar, Compiler, RowErrors};
+use crate::watermark::Times;
 
 /// The trailing boolean column of inputs with a watermark: whether the row is late in its own partition.
 pub const LATE_COLUMN: &str = "__late";
@@ -162,12 +164,17 @@ impl Circuit {
         self.run(None);
     }
 
-    /// End of a version: what it changed. `watermark` is the graph's, in microseconds: the least of those of its inputs that
-    /// have one; it never goes back.
-    pub fn finish_version(&mut self, watermark: Option<i64>) -> VersionOutput {
-        self.run(Some(watermark));
-        if let Some(watermark) = watermark {
-            self.nodes.iter_mut().filter_map(|node| node.operator.as_mut()).for_each(|node| node.retire(watermark));
+    /// [`Circuit::finish_version_at`] where no lateness is allowed and no clock is needed.
+    pub fn finish_version(&mut self, watermark_us: Option<i64>) -> VersionOutput {
+        self.finish_version_at(Times::of_watermark(watermark_us))
+    }
+
+    /// End of a version: what it changed. The times are the least of those of the graph's inputs that have event time; none
+    /// of them goes back.
+    pub fn finish_version_at(&mut self, times: Times) -> VersionOutput {
+        self.run(Some(times));
+        if let Some(horizon_us) = times.horizon_us {
+            self.nodes.iter_mut().filter_map(|node| node.operator.as_mut()).for_each(|node| node.retire(horizon_us));
         }
         let mut output = Delta::consolidate(&self.nodes[self.output].schema, &self.given);
         let columns = output.rows.columns().iter().zip(self.schema.fields());
@@ -259,7 +266,7 @@ impl Circuit {
     }
 
     /// Runs every operator on what waits for it, inputs before users; at the end of a version lets each finish as well.
-    fn run(&mut self, end: Option<Option<i64>>) {
+    fn run(&mut self, end: Option<Times>) {
         for place in 0..self.nodes.len() {
             let mut given = Vec::new();
             let node = &mut self.nodes[place];
@@ -268,7 +275,7 @@ impl Circuit {
                 errors: &mut self.errors,
                 touched: &mut node.touched,
                 late: &mut self.late,
-                watermark: end.flatten(),
+                times: end.unwrap_or_default(),
             };
             for (port, delta) in node.pending.drain(..) {
                 *context.touched += delta.len() as u64;
@@ -356,7 +363,18 @@ impl Builder<'_> {
                 Box::new(Over::new(input, schema, parts)?)
             }
             Operator::DropLate {} => Box::new(DropLate { schema: schema.clone() }),
-            Operator::EmitOnClose { window_end } => Box::new(EmitOnClose::new(schema, *window_end)?),
+            Operator::EmitOnClose { window_end, early_us } => {
+                Box::new(EmitOnClose::new(schema, *window_end, *early_us)?)
+            }
+            Operator::Temporal { value, comparison, bound, is_steady } => {
+                let parts = TemporalParts {
+                    value: self.compiler.compile(value, self.input(node, 0))?,
+                    comparison: *comparison,
+                    bound: self.compiler.compile(bound, &time_schema())?,
+                    is_steady: *is_steady,
+                };
+                Box::new(Temporal::new(schema, parts)?)
+            }
         })
     }
 
@@ -404,7 +422,7 @@ impl Builder<'_> {
     fn window_ends(&self) -> BTreeMap<OperatorId, usize> {
         let mut found = BTreeMap::new();
         for node in &self.graph.nodes {
-            let Operator::EmitOnClose { window_end } = node.operator else { continue };
+            let Operator::EmitOnClose { window_end, .. } = node.operator else { continue };
             let (mut column, mut below) = (window_end, self.graph.node(node.inputs[0]));
             loop {
                 let readers = self.graph.nodes.iter().filter(|reader| reader.inputs.contains(&below.id)).count();

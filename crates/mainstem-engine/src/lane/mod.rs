@@ -32,9 +32,10 @@ use crate::dead_letters::DeadLetters;
 use crate::engine::{EngineConfig, EngineParts, RestoreReport};
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog};
+use crate::ticks::TickReader;
 use checkpoints::Checkpoints;
 
-pub(crate) use input::{Ends, Input, InputState, PartitionState, Reading, RejectedRecord};
+pub(crate) use input::{Aside, Ends, Input, InputState, LateRows, PartitionState, Reading, RejectedRecord};
 pub(crate) use pacing::{Next, Pacing};
 pub(crate) use shared::{Command, JobState, Progress, Published, Shared};
 pub(crate) use view::{View, ViewState};
@@ -61,6 +62,8 @@ struct Lane {
     running: BTreeSet<RelationId>,
     failed: BTreeSet<RelationId>,
     pacing: Pacing,
+    /// Stands at the lane's cut while some view needs it.
+    ticks: TickReader,
     dead_letters: Arc<DeadLetters>,
     checkpoints: Checkpoints,
     /// Backfills and the checkpoint in flight: none of them outlives the lane.
@@ -90,6 +93,7 @@ pub(crate) fn start(
         running: BTreeSet::new(),
         failed: BTreeSet::new(),
         pacing: Pacing::new(config.slice_rows),
+        ticks: TickReader::default(),
         dead_letters,
         checkpoints,
         threads: Vec::new(),

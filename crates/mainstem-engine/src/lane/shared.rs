@@ -17,6 +17,7 @@ use crate::collection::Version;
 use crate::engine::{EngineConfig, EngineStats, JobStatus};
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, OutputLog};
+use crate::ticker::NewestTick;
 
 /// Published versions that wait for subscriptions; one that is slower skips some. What they hold beyond the newest is at
 /// most what the lane has written in as many versions.
@@ -130,6 +131,7 @@ pub(crate) struct Shared {
     /// For threads that wait; the mutex guards nothing else.
     changed: (Mutex<()>, Condvar),
     stats: Mutex<EngineStats>,
+    pub(crate) newest_tick: Mutex<NewestTick>,
 }
 
 impl Shared {
@@ -157,6 +159,7 @@ impl Shared {
             jobs: Mutex::default(),
             changed: (Mutex::new(()), Condvar::new()),
             stats: Mutex::default(),
+            newest_tick: Mutex::default(),
         }
     }
 

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mainstem_catalog::RelationId;
+use mainstem_sql::ClockUse;
 
 use super::shared::Content;
-use super::{Ends, Input, Lane, Next, Published, Reading, Shared, View};
+use super::{Aside, Ends, Input, Lane, Next, Published, Reading, Shared, View};
 use crate::collection::Collection;
 use crate::engine::RelationStats;
 use crate::error::EngineError;
 use crate::input_log::{Cut, LogError};
-use crate::watermark::lowest;
+use crate::watermark::{Times, lowest};
 
 /// Asks nobody but the shared flags whether to try again.
 fn again(shared: &Shared, error: &LogError) -> bool {
@@ -25,7 +26,9 @@ impl Lane {
     pub(super) fn step(&mut self) -> Result<bool, EngineError> {
         let log = self.log();
         let begun = self.shared.clock.monotonic();
-        let next = Next::of(&mut self.inputs, &*log, &mut self.pacing, self.cut, None)?;
+        let clock = self.clock_use();
+        let ticks = (&self.ticks, clock);
+        let next = Next::of(&mut self.inputs, ticks, &*log, &mut self.pacing, (self.cut, None))?;
         let Some(Next { cut, ends, rows, weight }) = next else { return Ok(false) };
         if rows == 0 {
             self.cut = cut;
@@ -40,8 +43,16 @@ impl Lane {
         Ok(true)
     }
 
+    /// What the views need of the clock.
+    fn clock_use(&self) -> ClockUse {
+        self.views.values().map(|view| view.clock).max().unwrap_or(ClockUse::None)
+    }
+
     /// Reads all inputs up to their ends and finishes the version.
     fn move_to(&mut self, cut: Cut, ends: &BTreeMap<RelationId, Ends>) -> Result<(), EngineError> {
+        if self.clock_use() != ClockUse::None {
+            self.ticks.advance(&*self.log(), cut)?;
+        }
         let ids: std::collections::BTreeSet<RelationId> =
             self.inputs.keys().chain(self.views.keys()).copied().collect();
         for id in ids {
@@ -67,11 +78,11 @@ impl Lane {
         };
         let input = self.inputs.get_mut(&id).expect("ends are of inputs");
         if input.distance(ends) == 0 {
-            return Ok(());
+            return input.take_idle_events(&reading, (cut, ends));
         }
         let mut readers: Vec<&mut View> = self.views.values_mut().filter(|view| view.reads.contains(&id)).collect();
-        let rejected = match self.tables.get_mut(&id) {
-            None => input.read_source(&reading, ends, &mut |delta| {
+        let aside = match self.tables.get_mut(&id) {
+            None => input.read_source(&reading, (cut, ends), &mut |delta| {
                 readers.iter_mut().for_each(|view| view.push(id, delta));
             })?,
             Some(collection) => {
@@ -80,17 +91,19 @@ impl Lane {
                     collection.apply(cut, &delta);
                     readers.iter_mut().for_each(|view| view.push(id, &delta));
                 }
-                rejected
+                Aside { rejected, ..Aside::default() }
             }
         };
-        self.dead_letters.offer(&input.relation, topic_of_letters, rejected, (cut, ends));
+        self.dead_letters.offer(&input.relation, topic_of_letters, aside.rejected, (cut, ends));
+        self.dead_letters.offer_late(&self.catalog, &input.relation, aside.late, (cut, ends));
         Ok(())
     }
 
     fn move_view(&mut self, id: RelationId, cut: Cut) {
         let view = self.views.get_mut(&id).expect("neither an input nor a view");
-        let watermark_us = lowest(view.reads.iter().filter_map(|input| self.inputs.get(input)?.event_time()));
-        if let Some(delta) = view.finish(cut, watermark_us) {
+        let times = lowest(view.reads.iter().filter_map(|input| self.inputs.get(input)?.event_time()));
+        let now_us = if view.clock == ClockUse::None { None } else { self.ticks.now_us() };
+        if let Some(delta) = view.finish(cut, Times { now_us, ..times }) {
             // Readers of a view are younger than it.
             for (_, reader) in self.views.range_mut(RelationId(id.0 + 1)..) {
                 if reader.reads.contains(&id) {

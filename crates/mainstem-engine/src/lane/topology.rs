@@ -100,6 +100,7 @@ impl Lane {
                 config: self.config.clone(),
                 dead_letters: self.dead_letters.clone(),
                 topic_of_letters: self.topic_of_letters(),
+                catalog: self.catalog.clone(),
                 progress: self.shared.set_job(&relation, JobState::Waiting),
             };
             let catalog = self.catalog.clone();

@@ -32,6 +32,8 @@ impl Convert {
                 None => groups.push((layout, vec![(place, function)])),
             }
         }
+        let functions = || groups.iter().flat_map(|((_, order), of)| of.iter().map(|(_, of)| (order.as_slice(), of)));
+        let input = self.passed_rows(functions(), input)?;
         // One operator behind the other; then the functions in the order of the plan.
         let (mut last, mut places) = (input, (0..width).collect::<Vec<_>>());
         places.resize(schema.len(), 0);
