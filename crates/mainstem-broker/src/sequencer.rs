@@ -177,7 +177,10 @@ impl Broker {
     }
 
     fn append_change(&self, change: &Change, end_offset: i64) -> Result<Csn, AppendError> {
-        let is_freeing = |event: &Event| matches!(event, Event::TopicDeleted { .. } | Event::RelationsDropped { .. });
+        let is_freeing = |event: &Event| {
+            use Event::{IndexesDropped, RelationsDropped, SinksDropped, TopicDeleted};
+            matches!(event, TopicDeleted { .. } | RelationsDropped { .. } | SinksDropped { .. } | IndexesDropped { .. })
+        };
         let urgency = if change.events.iter().all(is_freeing) { Urgency::Reserve } else { Urgency::Ordinary };
         let mut parts = change.parts.clone();
         let mut conditions = Vec::new();
@@ -240,6 +243,10 @@ impl Broker {
                 | Event::PartitionsAdded { .. }
                 | Event::RelationCreated { .. }
                 | Event::RelationsDropped { .. }
+                | Event::SinkCreated { .. }
+                | Event::SinksDropped { .. }
+                | Event::IndexCreated { .. }
+                | Event::IndexesDropped { .. }
                 | Event::ProducerIdsReserved { .. } => {}
             }
         }

@@ -1,7 +1,7 @@
 //! Checkpoints of the lane: what is in one, writing it, loading the newest that is whole.
 //!
 //! Sections (see `mainstem-state` for the file): `meta` of nothing; per source and table `input`; per view `view` and, under
-//! the operator's id, `operator`; per table and view `chunk`s. `meta`, `input` and `view` are JSON, `operator` and `chunk`
+//! the operator's id, `operator`; per table and view `chunk`s; per sink that has failed `failed_output`, the reason. `meta`, `input` and `view` are JSON, `operator` and `chunk`
 //! are the encodings of the circuit and of the collection.
 //!
 //! Always true here: everything in a checkpoint is as of its one cut; dead letters up to the cut were durable before the
@@ -38,6 +38,8 @@ pub(crate) struct Snapshot {
     pub(crate) views: BTreeMap<RelationId, ViewState>,
     pub(crate) operators: Vec<(RelationId, OperatorId, Vec<u8>)>,
     pub(crate) collections: BTreeMap<RelationId, Arc<Version>>,
+    /// Sinks that have stopped for good, and why: what changed since is not written.
+    pub(crate) failed_outputs: BTreeMap<RelationId, String>,
 }
 
 /// What was in a checkpoint.
@@ -48,6 +50,7 @@ pub(crate) struct Loaded {
     pub(crate) views: BTreeMap<RelationId, ViewState>,
     pub(crate) operators: BTreeMap<RelationId, Vec<(OperatorId, Vec<u8>)>>,
     pub(crate) chunks: BTreeMap<RelationId, Vec<Vec<u8>>>,
+    pub(crate) failed_outputs: BTreeMap<RelationId, String>,
 }
 
 impl From<CheckpointError> for EngineError {
@@ -73,6 +76,9 @@ pub(crate) fn write(
     }
     for (id, state) in &snapshot.views {
         writer.section(&SectionKey::new(id.0, 0, "view"), &json(serde_json::to_vec(state)))?;
+    }
+    for (id, reason) in &snapshot.failed_outputs {
+        writer.section(&SectionKey::new(id.0, 0, "failed_output"), reason.as_bytes())?;
     }
     for (id, operator, bytes) in &snapshot.operators {
         writer.section(&SectionKey::new(id.0, operator.0, "operator"), bytes)?;
@@ -130,6 +136,10 @@ fn read(disk: &dyn Disk, directory: &str, sequence: u64) -> Result<Loaded, Engin
             }
             "operator" => {
                 loaded.operators.entry(id).or_default().push((OperatorId(section.key.operator), section.bytes));
+            }
+            "failed_output" => {
+                let reason = String::from_utf8_lossy(&section.bytes).into_owned();
+                loaded.failed_outputs.insert(id, reason);
             }
             "chunk" => loaded.chunks.entry(id).or_default().push(section.bytes),
             other => return Err(EngineError::Checkpoint(format!("unknown section \"{other}\""))),

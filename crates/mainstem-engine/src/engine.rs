@@ -18,6 +18,7 @@ use crate::collection::Version;
 use crate::error::EngineError;
 use crate::input_log::{Cut, Hold, InputLog, OutputLog};
 use crate::lane::{self, Command, JobState, Shared};
+use crate::outputs::SinkStats;
 
 /// What an engine is made of.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub struct EngineConfig {
     pub checkpoint_bytes: u64,
     /// ... or when this much time has passed and anything was read.
     pub checkpoint_interval: Duration,
+    /// A sink's commit holds about this many bytes of records at most; what is more comes in parts.
+    pub output_commit_bytes: usize,
 }
 
 impl Default for EngineConfig {
@@ -60,6 +63,7 @@ impl Default for EngineConfig {
             read_bytes_max: 4 << 20,
             checkpoint_bytes: 256 << 20,
             checkpoint_interval: Duration::from_secs(30),
+            output_commit_bytes: 32 << 20,
         }
     }
 }
@@ -152,8 +156,12 @@ pub struct EngineStats {
     pub dead_letters_written: u64,
     /// Subscriptions that live.
     pub subscriptions: u64,
+    /// Rows of tables and views that queries have read since the engine was opened.
+    pub rows_read: u64,
     /// By relation.
     pub relations: std::collections::BTreeMap<RelationId, RelationStats>,
+    /// By sink.
+    pub sinks: std::collections::BTreeMap<RelationId, SinkStats>,
 }
 
 /// Several relations at one cut.
@@ -328,6 +336,7 @@ impl Engine {
         let mut stats = self.shared.stats();
         stats.published = self.published();
         stats.subscriptions = self.shared.subscriptions();
+        stats.rows_read = self.shared.rows_read.load(std::sync::atomic::Ordering::Relaxed);
         let (newest, now_ms) = (self.input().newest(), self.shared.clock.wall_ms());
         let catalog = self.shared.catalog();
         let mut lags = std::collections::BTreeMap::new();
@@ -347,7 +356,64 @@ impl Engine {
             lags.insert(*id, (records, ms));
             (relation.lag_records, relation.lag_ms) = (records, ms);
         }
+        stats.sinks = self.shared.outputs.stats(&|sink, done, done_ms| {
+            let topics = topics_below(&catalog, sink.from);
+            let records = topics.into_iter().map(|topic| self.distance(topic, done, newest)).sum();
+            let age_ms = u64::try_from(now_ms - done_ms).unwrap_or(0);
+            (records, if records > 0 { age_ms } else { 0 })
+        });
         stats
+    }
+
+    /// Returns when the sink has written what is there at its beginning, or with the reason why it never will. Cancel-safe.
+    pub async fn wait_sink(&self, sink: RelationId) -> Result<(), EngineError> {
+        let mut changes = self.shared.job_changes();
+        loop {
+            changes.borrow_and_update();
+            match self.shared.outputs.has_begun(sink) {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(reason)) => return Err(EngineError::SinkFailed(reason)),
+                None if self.shared.has_stopped() => return Err(EngineError::Stopped),
+                None if self.shared.catalog().sink(sink).is_none() => return Err(EngineError::UnknownRelation(sink.0)),
+                None => changes.changed().await.map_err(|_| EngineError::Stopped)?,
+            }
+        }
+    }
+
+    /// Returns when lookups by these columns of a table or view are there, or when the relation will never be. Cancel-safe.
+    pub async fn wait_index(&self, of: RelationId, columns: &[usize]) -> Result<(), EngineError> {
+        let mut cuts = self.shared.cuts();
+        loop {
+            cuts.borrow_and_update();
+            match self.has_order(of, columns)? {
+                true => return Ok(()),
+                false => cuts.changed().await.map_err(|_| EngineError::Stopped)?,
+            }
+        }
+    }
+
+    /// [`Engine::wait_index`] for threads; whether it was there in time.
+    #[must_use]
+    pub fn wait_index_blocking(&self, of: RelationId, columns: &[usize], timeout: Duration) -> bool {
+        let is_there = || self.has_order(of, columns).unwrap_or(true);
+        self.shared.wait_until(timeout, is_there);
+        is_there()
+    }
+
+    fn has_order(&self, of: RelationId, columns: &[usize]) -> Result<bool, EngineError> {
+        let published = self.shared.published();
+        if let Some(content) = published.relations.get(&of) {
+            return if self.shared.has_stopped() {
+                Ok(true)
+            } else {
+                Ok(content.version.ordered_by(columns).is_some())
+            };
+        }
+        match self.shared.readiness(of) {
+            Err(EngineError::NotReady { .. }) => Ok(false),
+            Err(EngineError::ViewFailed { .. }) => Ok(true),
+            known => known.map(|()| true),
+        }
     }
 
     /// Records of a topic between two cuts.
@@ -361,6 +427,17 @@ impl Engine {
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.shared.has_stopped()
+    }
+
+    /// Blocks until sinks have written all that changed up to this cut; those that have failed for good are not waited for.
+    /// Whether the engine had heard of all sinks in time.
+    #[must_use]
+    pub fn wait_sinks_written(&self, cut: Cut, timeout: Duration) -> bool {
+        let catalog = self.shared.catalog();
+        let are_known = || catalog.sinks().all(|sink| self.shared.outputs.knows(sink.id));
+        self.shared.wait_until(timeout, are_known);
+        self.shared.outputs.wait_done(cut);
+        are_known()
     }
 
     /// Writes a checkpoint of the published cut and returns when it is durable.
@@ -387,6 +464,20 @@ impl Engine {
     pub fn output(&self) -> &Arc<dyn OutputLog> {
         &self.shared.output
     }
+}
+
+/// The topics of the sources and tables that a relation is made of.
+fn topics_below(catalog: &Catalog, relation: RelationId) -> std::collections::BTreeSet<uuid::Uuid> {
+    let mut topics = std::collections::BTreeSet::new();
+    let mut queue = vec![relation];
+    while let Some(relation) = queue.pop().and_then(|id| catalog.relation(id)) {
+        topics.extend(relation.topic());
+        queue.extend(relation.depends_on.iter().filter_map(|dependency| match dependency {
+            mainstem_catalog::Dependency::Relation(below) => Some(*below),
+            mainstem_catalog::Dependency::Topic(_) => None,
+        }));
+    }
+    topics
 }
 
 impl JobStatus {

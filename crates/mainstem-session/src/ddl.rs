@@ -187,7 +187,7 @@ impl Session {
     }
 
     /// Carries out a decision and tells the engine.
-    async fn change(&mut self, decide: CatalogDecision) -> Result<(), SqlError> {
+    pub(crate) async fn change(&mut self, decide: CatalogDecision) -> Result<(), SqlError> {
         // Cancelled in between, the engine must hear of what became durable all the same.
         let shared = self.shared.clone();
         let changing = tokio::spawn(async move {
@@ -252,7 +252,7 @@ fn watermark_of(clause: Option<&WatermarkClause>, columns: &[Column]) -> Result<
     Ok(Some(Watermark { column, delay_us: clause.delay_us }))
 }
 
-fn new_name(name: &QualifiedName) -> Result<String, SqlError> {
+pub(crate) fn new_name(name: &QualifiedName) -> Result<String, SqlError> {
     match name.schema.as_deref() {
         None | Some(PUBLIC) => Ok(name.name.clone()),
         Some("pg_catalog" | "information_schema" | "mainstem") => {
@@ -350,7 +350,8 @@ fn dropped(catalog: &Catalog, drop: &DropRelations) -> Result<(Vec<Event>, Vec<S
     if relations.is_empty() {
         return Ok((Vec::new(), notices));
     }
-    let mut events = vec![Event::RelationsDropped { relations }];
+    let mut events = crate::sinks::dropped_with(catalog, &relations, drop.cascade, &mut notices)?;
+    events.push(Event::RelationsDropped { relations });
     events.extend(topics);
     let mut after = catalog.clone();
     after.apply_all(&events).map_err(|refused| refusal(&refused))?;
@@ -410,7 +411,7 @@ fn wrong_kind(relation: &Relation, wanted: &str) -> SqlError {
 }
 
 /// A refusal of the catalog, as a client hears it.
-fn refusal(refused: &Refused) -> SqlError {
+pub(crate) fn refusal(refused: &Refused) -> SqlError {
     let state = match refused {
         Refused::InvalidName(_) => "42602",
         Refused::Exists { .. } => "42P07",

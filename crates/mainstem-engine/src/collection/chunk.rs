@@ -98,7 +98,7 @@ impl Chunk {
     }
 
     /// The first entry at or after the bytes.
-    fn lower_bound(&self, key: &[u8]) -> usize {
+    pub(super) fn lower_bound(&self, key: &[u8]) -> usize {
         let (mut low, mut high) = (0, self.len());
         while low < high {
             let middle = low + (high - low) / 2;

@@ -12,6 +12,7 @@
 //! chunk that knows a key knows its row.
 
 mod chunk;
+mod orders;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use crate::error::EngineError;
 use crate::input_log::Cut;
 use chunk::Chunk;
 
+pub(crate) use orders::successor;
 pub use scan::{Deltas, Scan};
 
 /// What identifies a row.
@@ -52,10 +54,15 @@ pub struct Layout {
 
 impl Layout {
     fn new(schema: SchemaRef, key: KeyKind) -> Result<Layout, EngineError> {
-        let first: &[usize] = match &key {
-            KeyKind::WholeRow => &[],
-            KeyKind::Columns(columns) => columns,
+        let first = match &key {
+            KeyKind::WholeRow => Vec::new(),
+            KeyKind::Columns(columns) => columns.clone(),
         };
+        Layout::ordered(schema, key, &first)
+    }
+
+    /// Rows sorted by these columns first.
+    fn ordered(schema: SchemaRef, key: KeyKind, first: &[usize]) -> Result<Layout, EngineError> {
         let mut order = first.to_vec();
         order.extend((0..schema.fields().len()).filter(|column| !first.contains(column)));
         let mut place = vec![0; order.len()];
@@ -109,6 +116,8 @@ pub struct Collection {
     cut: Cut,
     chunks: Vec<Arc<Chunk>>,
     len: u64,
+    /// The same rows in other orders, see `orders`.
+    orders: Vec<Collection>,
     current: Arc<Version>,
 }
 
@@ -120,6 +129,7 @@ pub struct Version {
     layout: Arc<Layout>,
     chunks: Vec<Arc<Chunk>>,
     len: u64,
+    orders: Vec<Arc<Version>>,
 }
 
 impl Collection {
@@ -134,9 +144,13 @@ impl Collection {
 
     /// An empty one, or the name of the type that has no order.
     pub fn try_new(schema: SchemaRef, key: KeyKind) -> Result<Collection, EngineError> {
-        let layout = Arc::new(Layout::new(schema, key)?);
-        let current = Version { cut: Cut::ZERO, layout: layout.clone(), chunks: Vec::new(), len: 0 };
-        Ok(Collection { layout, cut: Cut::ZERO, chunks: Vec::new(), len: 0, current: Arc::new(current) })
+        Ok(Collection::with_layout(Layout::new(schema, key)?))
+    }
+
+    fn with_layout(layout: Layout) -> Collection {
+        let (layout, cut, len) = (Arc::new(layout), Cut::ZERO, 0);
+        let current = Version { cut, layout: layout.clone(), chunks: Vec::new(), len, orders: Vec::new() };
+        Collection { layout, cut, chunks: Vec::new(), len, orders: Vec::new(), current: Arc::new(current) }
     }
 
     /// Adds the rows with their weights. The delta need not be consolidated. The collection then stands at `cut`.
@@ -148,6 +162,7 @@ impl Collection {
                 self.len.checked_add_signed(chunk.weight()).expect("a collection holds no row less than zero times");
             self.push(Arc::new(chunk));
         }
+        self.orders.iter_mut().for_each(|order| order.apply(cut, delta));
         self.renew();
     }
 
@@ -171,6 +186,7 @@ impl Collection {
             layout: self.layout.clone(),
             chunks: self.chunks.clone(),
             len: self.len,
+            orders: self.orders.iter().map(Collection::version).collect(),
         });
     }
 
@@ -239,7 +255,8 @@ impl Version {
     /// Memory that the entries take.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.chunks.iter().map(|chunk| chunk.bytes()).sum()
+        let own: u64 = self.chunks.iter().map(|chunk| chunk.bytes()).sum();
+        own + self.orders.iter().map(|order| order.bytes()).sum::<u64>()
     }
 
     /// The rows in the order of their bytes (key columns first), each as often as it is there, in batches of at most

@@ -14,6 +14,7 @@ struct Cursor {
     chunk: Arc<Chunk>,
     sign: i64,
     next: usize,
+    end: usize,
 }
 
 impl Cursor {
@@ -38,8 +39,17 @@ struct Merged {
 
 impl Merge {
     fn new(chunks: Vec<(Arc<Chunk>, i64)>) -> Merge {
-        let cursors = chunks.into_iter().map(|(chunk, sign)| Cursor { chunk, sign, next: 0 });
-        Merge { cursors: cursors.filter(|cursor| !cursor.chunk.is_empty()).collect() }
+        let cursors = chunks.into_iter().map(|(chunk, sign)| Cursor { end: chunk.len(), chunk, sign, next: 0 });
+        Merge { cursors: cursors.filter(|cursor| cursor.next < cursor.end).collect() }
+    }
+
+    /// Only entries from the first bytes on, and before the second ones; none: to the end.
+    fn within(chunks: &[Arc<Chunk>], from: &[u8], before: Option<&[u8]>) -> Merge {
+        let cursor = |chunk: &Arc<Chunk>| {
+            let end = before.map_or(chunk.len(), |before| chunk.lower_bound(before));
+            Cursor { chunk: chunk.clone(), sign: 1, next: chunk.lower_bound(from), end }
+        };
+        Merge { cursors: chunks.iter().map(cursor).filter(|cursor| cursor.next < cursor.end).collect() }
     }
 }
 
@@ -63,7 +73,7 @@ impl Iterator for Merge {
                     weight += cursor.sign * cursor.chunk.weight_at(cursor.next);
                     cursor.next += 1;
                 }
-                cursor.next < cursor.chunk.len()
+                cursor.next < cursor.end
             });
             if weight != 0 {
                 return Some(Merged { chunk, entry, weight });
@@ -91,6 +101,20 @@ impl Scan {
         projection: Option<&[usize]>,
         batch_rows: usize,
     ) -> Scan {
+        Scan::of_merge(layout, Merge::new(chunks), projection, batch_rows)
+    }
+
+    /// Rows whose bytes are in a range.
+    pub(super) fn within(
+        layout: Arc<Layout>,
+        (chunks, from, before): (&[Arc<Chunk>], &[u8], Option<&[u8]>),
+        projection: Option<&[usize]>,
+        batch_rows: usize,
+    ) -> Scan {
+        Scan::of_merge(layout, Merge::within(chunks, from, before), projection, batch_rows)
+    }
+
+    fn of_merge(layout: Arc<Layout>, merge: Merge, projection: Option<&[usize]>, batch_rows: usize) -> Scan {
         assert!(batch_rows > 0, "a batch has rows");
         let schema = match projection {
             None => layout.schema.clone(),
@@ -99,7 +123,7 @@ impl Scan {
             }
         };
         let projection = projection.map(<[usize]>::to_vec);
-        Scan { layout, merge: Merge::new(chunks), projection, schema, batch_rows, rest: None }
+        Scan { layout, merge, projection, schema, batch_rows, rest: None }
     }
 
     /// The schema of the batches.

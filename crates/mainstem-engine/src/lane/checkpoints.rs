@@ -114,12 +114,14 @@ impl Lane {
     }
 
     fn begin_checkpoint(&mut self) {
-        let (sequence, snapshot) = self.snapshot();
+        let (sequence, mut snapshot) = self.snapshot();
         let (disk, directory) = (self.disk.clone(), self.config.directory.clone());
         let (shared, dead_letters, letters) = (self.shared.clone(), self.dead_letters.clone(), self.topic_of_letters());
+        let waits = shared.clone();
         let body = move || {
             let write = std::panic::AssertUnwindSafe(|| {
                 dead_letters.flush(letters)?;
+                snapshot.failed_outputs = waits.outputs.flush(snapshot.cut)?;
                 checkpoint::write(&disk, &directory, sequence, &snapshot).map(|_| snapshot.cut)
             });
             let broken = |_| Err(EngineError::Checkpoint(BROKEN.to_owned()));
@@ -144,6 +146,7 @@ impl Lane {
             views: self.views.iter().map(|(id, view)| (*id, view.counters.clone())).collect(),
             operators,
             collections: tables.chain(views).collect(),
+            failed_outputs: BTreeMap::new(),
         };
         let checkpoints = &mut self.checkpoints;
         let sequence = checkpoints.sequence;
@@ -197,10 +200,12 @@ impl Lane {
         if self.checkpoints.durable == Some(self.cut) && self.checkpoints.waiting.is_empty() {
             return;
         }
-        let (sequence, snapshot) = self.snapshot();
+        let (sequence, mut snapshot) = self.snapshot();
         let written = self
             .dead_letters
             .flush(self.topic_of_letters())
+            .and_then(|()| self.shared.outputs.flush(snapshot.cut))
+            .map(|failed| snapshot.failed_outputs = failed)
             .and_then(|()| checkpoint::write(&self.disk, &self.config.directory, sequence, &snapshot));
         self.checkpointed(written.map(|_| snapshot.cut));
     }

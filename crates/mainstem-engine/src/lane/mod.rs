@@ -11,6 +11,7 @@
 
 mod checkpoints;
 mod input;
+mod outputs;
 mod pacing;
 mod restore;
 mod shared;
@@ -36,7 +37,7 @@ use checkpoints::Checkpoints;
 
 pub(crate) use input::{Ends, Input, InputState, PartitionState, Reading, RejectedRecord};
 pub(crate) use pacing::{Next, Pacing};
-pub(crate) use shared::{Command, JobState, Progress, Published, Shared};
+pub(crate) use shared::{Command, Content, JobState, Progress, Published, Shared};
 pub(crate) use view::{View, ViewState};
 
 /// What those who wait are told when a thread of the engine has panicked; the log has the details.
@@ -62,6 +63,8 @@ struct Lane {
     failed: BTreeSet<RelationId>,
     pacing: Pacing,
     dead_letters: Arc<DeadLetters>,
+    /// Orders of rows that indexes and sinks want.
+    orders: BTreeMap<RelationId, Vec<Vec<usize>>>,
     checkpoints: Checkpoints,
     /// Backfills and the checkpoint in flight: none of them outlives the lane.
     threads: Vec<JoinHandle<()>>,
@@ -91,6 +94,7 @@ pub(crate) fn start(
         failed: BTreeSet::new(),
         pacing: Pacing::new(config.slice_rows),
         dead_letters,
+        orders: BTreeMap::new(),
         checkpoints,
         threads: Vec::new(),
         config,
@@ -126,6 +130,7 @@ impl Lane {
             tracing::error!("the engine's lane has panicked; views stand still until a restart");
         }
         shared.stopped();
+        shared.outputs.end();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

@@ -20,6 +20,7 @@ struct Restored {
     inputs: BTreeMap<RelationId, Input>,
     tables: BTreeMap<RelationId, Collection>,
     views: BTreeMap<RelationId, View>,
+    failed_outputs: BTreeMap<RelationId, String>,
     warnings: Vec<String>,
 }
 
@@ -46,6 +47,7 @@ impl Lane {
         self.inputs = restored.inputs;
         self.tables = restored.tables;
         self.views = restored.views;
+        self.shared.outputs.restore_failed(restored.failed_outputs);
         let log = self.log();
         self.inputs.values_mut().for_each(|input| input.hold_from_here(&*log));
         for relation in catalog.relations().filter(|relation| has_collection(relation)) {
@@ -71,7 +73,8 @@ impl Lane {
 
 /// Damage that only one view has makes that view, and those that read it, read history again.
 fn rebuild(catalog: &Catalog, mut loaded: Loaded) -> Result<Restored, EngineError> {
-    let mut restored = Restored { cut: loaded.cut, ..Restored::default() };
+    let failed_outputs = std::mem::take(&mut loaded.failed_outputs);
+    let mut restored = Restored { cut: loaded.cut, failed_outputs, ..Restored::default() };
     for relation in catalog.relations() {
         let id = relation.id;
         match &relation.kind {

@@ -17,6 +17,7 @@ use crate::collection::Version;
 use crate::engine::{EngineConfig, EngineStats, JobStatus};
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, OutputLog};
+use crate::outputs::Outputs;
 
 /// Published versions that wait for subscriptions; one that is slower skips some. What they hold beyond the newest is at
 /// most what the lane has written in as many versions.
@@ -130,6 +131,10 @@ pub(crate) struct Shared {
     /// For threads that wait; the mutex guards nothing else.
     changed: (Mutex<()>, Condvar),
     stats: Mutex<EngineStats>,
+    /// Sinks.
+    pub(crate) outputs: Outputs,
+    /// Rows of tables and views that queries have read.
+    pub(crate) rows_read: Arc<AtomicU64>,
 }
 
 impl Shared {
@@ -157,6 +162,8 @@ impl Shared {
             jobs: Mutex::default(),
             changed: (Mutex::new(()), Condvar::new()),
             stats: Mutex::default(),
+            outputs: Outputs::default(),
+            rows_read: Arc::default(),
         }
     }
 
@@ -270,7 +277,8 @@ impl Shared {
         self.jobs.lock().retain(|id, _| catalog.relation(*id).is_some());
     }
 
-    fn jobs_changed(&self) {
+    /// Whoever waits for a relation or a sink looks again.
+    pub(crate) fn jobs_changed(&self) {
         self.job_changes.send_modify(|changes| *changes += 1);
         let _waiters_see_it = self.changed.0.lock();
         self.changed.1.notify_all();
@@ -350,7 +358,8 @@ impl Shared {
         self.readiness(id)
     }
 
-    fn wait_until(&self, timeout: Duration, is_true: impl Fn() -> bool) {
+    /// Asked again whenever something is published or a job changes.
+    pub(crate) fn wait_until(&self, timeout: Duration, is_true: impl Fn() -> bool) {
         let mut guard = self.changed.0.lock();
         let condition = |_: &mut ()| !is_true();
         let _ = self.changed.1.wait_while_for(&mut guard, condition, timeout);

@@ -25,11 +25,13 @@ impl Lane {
     pub(super) fn step(&mut self) -> Result<bool, EngineError> {
         let log = self.log();
         let begun = self.shared.clock.monotonic();
-        let next = Next::of(&mut self.inputs, &*log, &mut self.pacing, self.cut, None)?;
+        let next = Next::of(&mut self.inputs, &*log, &mut self.pacing, self.cut, self.shared.outputs.limit(self.cut))?;
         let Some(Next { cut, ends, rows, weight }) = next else { return Ok(false) };
         if rows == 0 {
             self.cut = cut;
-            self.shared.publish(Published { cut, relations: self.shared.published().relations.clone() });
+            let published = Published { cut, relations: self.shared.published().relations.clone() };
+            self.show_outputs(&published);
+            self.shared.publish(published);
             return Ok(true);
         }
         self.move_to(cut, &ends)?;
@@ -102,6 +104,7 @@ impl Lane {
 
     /// Makes the state of everything at the lane's cut visible.
     pub(super) fn publish(&mut self) {
+        self.keep_orders();
         let tables = self.tables.iter().map(|(id, collection)| {
             let error = self.inputs.get(id).and_then(Input::first_error);
             (*id, Content { version: collection.version(), error, reads: [].into() })
@@ -121,7 +124,9 @@ impl Lane {
             all.dead_letters_written = letters;
             all.relations = stats;
         });
-        self.shared.publish(Published { cut: self.cut, relations });
+        let published = Published { cut: self.cut, relations };
+        self.show_outputs(&published);
+        self.shared.publish(published);
     }
 
     fn relation_stats(&self) -> impl Iterator<Item = (RelationId, RelationStats)> + '_ {

@@ -27,6 +27,7 @@ impl Lane {
         self.running.retain(is_live);
         self.failed.retain(is_live);
         self.shared.forget_jobs();
+        self.take_outputs()?;
         let mut ready = Vec::new();
         for relation in catalog.relations() {
             match &relation.kind {
@@ -229,6 +230,7 @@ impl Lane {
         self.running.remove(&id);
         if let Some(relation) = self.catalog.relation(id) {
             tracing::error!(name = %relation.name, %reason, "a relation cannot run");
+            self.shared.outputs.fail_from(id, &reason);
             self.shared.set_job(relation, JobState::Failed(reason));
             self.failed.insert(id);
         }

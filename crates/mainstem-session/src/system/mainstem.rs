@@ -61,6 +61,7 @@ pub(super) fn schema(session: &Session, catalog: &Catalog) -> Arc<dyn SchemaProv
     let settings = session.settings.all().into_iter();
     let settings = settings.map(|(name, value, text)| row![name, value, text]);
     tables.add("settings", "name:t setting:t description:t", settings.collect());
+    super::sinks::add(&tables, catalog, &stats);
     let engine = row![
         stats.published.0,
         stats.versions,
@@ -68,8 +69,10 @@ pub(super) fn schema(session: &Session, catalog: &Catalog) -> Arc<dyn SchemaProv
         stats.checkpoints,
         stats.replay_started_at.0,
         stats.dead_letters_written,
+        stats.rows_read,
     ];
-    let columns = "published:i8 versions:i8 checkpoint:i8 checkpoints:i8 replay_started_at:i8 dead_letters_written:i8";
+    let columns = "published:i8 versions:i8 checkpoint:i8 checkpoints:i8 replay_started_at:i8 dead_letters_written:i8 \
+                   rows_read:i8";
     tables.add("engine", columns, vec![engine]);
     tables.finish()
 }

@@ -1,11 +1,13 @@
 //! `pg_catalog`, as psql 15 and the JDBC driver read it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::catalog::SchemaProvider;
 use mainstem_catalog::{Catalog, Relation, RelationKind, SqlType};
 
 use super::builder::{Cell, Tables, row};
+use super::functions::quoted;
 use crate::session::Session;
 use crate::values::{oid_of, pg_type};
 
@@ -127,7 +129,7 @@ pub(super) const EMPTY: &[(&str, &str)] = &[
     ("pg_user_mapping", "oid:o umuser:o umserver:o"),
 ];
 
-const FILLED: [&str; 17] = [
+const FILLED: [&str; 18] = [
     "pg_am",
     "pg_attribute",
     "pg_class",
@@ -136,6 +138,7 @@ const FILLED: [&str; 17] = [
     "pg_foreign_server",
     "pg_foreign_table",
     "pg_index",
+    "pg_indexes",
     "pg_namespace",
     "pg_roles",
     "pg_settings",
@@ -196,10 +199,14 @@ fn classes(catalog: &Catalog) -> Vec<Vec<Cell>> {
         let key = primary_key(relation);
         let am = if matches!(relkind(relation), "v" | "f") { 0 } else { HEAP };
         let shown = relation.columns.iter().filter(|column| !column.hidden).count();
-        rows.push(class(relation.id.0, &relation.name, relkind(relation), shown, key.is_some(), am));
+        let has_index = key.is_some() || catalog.indexes().any(|index| index.of == relation.id);
+        rows.push(class(relation.id.0, &relation.name, relkind(relation), shown, has_index, am));
         if let Some(key) = key {
             rows.push(class(index_oid(relation), &format!("{}_pkey", relation.name), "i", key.len(), false, BTREE));
         }
+    }
+    for index in catalog.indexes() {
+        rows.push(class(index.id.0, &index.name, "i", index.columns.len(), false, BTREE));
     }
     rows
 }
@@ -225,6 +232,13 @@ fn attributes(catalog: &Catalog) -> Vec<Vec<Cell>> {
             rows.push(attribute(index_oid(relation), number, &column.name, &column.sql_type, false));
         }
     }
+    for index in catalog.indexes() {
+        let Some(relation) = catalog.relation(index.of) else { continue };
+        for (number, column) in index.columns.iter().enumerate() {
+            let column = &relation.columns[*column];
+            rows.push(attribute(index.id.0, number, &column.name, &column.sql_type, false));
+        }
+    }
     rows
 }
 
@@ -241,6 +255,14 @@ fn keys(tables: &Tables, catalog: &Catalog) {
         let mut row = row![constraint_oid(relation), name, PUBLIC, "p", false, false, true, id, 0u32, index, 0u32];
         row.extend(row![0u32, " ", " ", " ", true, 0i64, true, numbers, Cell::Null, Cell::Null]);
         constraints.push(row);
+    }
+    for index in catalog.indexes() {
+        let numbers = index.columns.iter().map(|i| i16::try_from(i + 1).unwrap_or(i16::MAX)).collect();
+        let (id, count) = (index.of.0, index.columns.len() as i64);
+        let mut row =
+            row![index.id.0, id, count, count, false, false, false, false, true, false, true, false, true, true];
+        row.extend(row![false, Cell::Int2s(numbers), Cell::Null, Cell::Null]);
+        indexes.push(row);
     }
     tables.add(
         "pg_index",
@@ -354,6 +376,11 @@ fn definitions(tables: &Tables, session: &Session, catalog: &Catalog) {
             }
         }
     }
+    let mut indexes = Vec::new();
+    for (relation, name, definition) in index_definitions(catalog).into_values() {
+        indexes.push(row!["public", relation, name, Cell::Null, definition]);
+    }
+    tables.add("pg_indexes", "schemaname:t tablename:t indexname:t tablespace:t indexdef:t", indexes);
     tables.add(
         "pg_tables",
         "schemaname:t tablename:t tableowner:t tablespace:t hasindexes:b hasrules:b hastriggers:b rowsecurity:b",
@@ -365,6 +392,29 @@ fn definitions(tables: &Tables, session: &Session, catalog: &Catalog) {
         "schemaname:t matviewname:t matviewowner:t tablespace:t hasindexes:b ispopulated:b definition:t",
         materialized,
     );
+}
+
+/// By oid, primary keys included: the relation, the index, and the statement that would make it.
+pub(super) fn index_definitions(catalog: &Catalog) -> BTreeMap<u32, (String, String, String)> {
+    let mut all = BTreeMap::new();
+    let define = |unique: &str, index: &str, relation: &Relation, columns: &[usize]| {
+        let names: Vec<String> = columns.iter().map(|i| quoted(&relation.columns[*i].name)).collect();
+        let (index, of, names) = (quoted(index), quoted(&relation.name), names.join(", "));
+        format!("CREATE {unique}INDEX {index} ON public.{of} USING btree ({names})")
+    };
+    for relation in catalog.relations() {
+        if let Some(key) = primary_key(relation) {
+            let name = format!("{}_pkey", relation.name);
+            let definition = define("UNIQUE ", &name, relation, key);
+            all.insert(index_oid(relation), (relation.name.clone(), name, definition));
+        }
+    }
+    for index in catalog.indexes() {
+        let Some(relation) = catalog.relation(index.of) else { continue };
+        let definition = define("", &index.name, relation, &index.columns);
+        all.insert(index.id.0, (relation.name.clone(), index.name.clone(), definition));
+    }
+    all
 }
 
 /// The name of a type by its oid, with its modifier: `format_type`.

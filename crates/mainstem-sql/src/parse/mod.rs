@@ -8,6 +8,7 @@ mod cursors;
 mod dml;
 mod nesting;
 mod reader;
+mod sinks;
 #[cfg(test)]
 mod tests;
 mod types;
