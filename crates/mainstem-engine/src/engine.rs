@@ -7,6 +7,7 @@
 //! here blocks the lane.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::collection::Version;
 use crate::error::EngineError;
 use crate::input_log::{Cut, Hold, InputLog, OutputLog};
 use crate::lane::{self, Command, JobState, Shared};
+use crate::state::StateMemory;
 
 /// What an engine is made of.
 #[derive(Debug)]
@@ -49,6 +51,10 @@ pub struct EngineConfig {
     pub checkpoint_bytes: u64,
     /// ... or when this much time has passed and anything was read.
     pub checkpoint_interval: Duration,
+    /// The directory of the LSM tree that keeps state; none: state is in memory, with files on the disk (simulations).
+    pub state_path: Option<PathBuf>,
+    /// What state and contents may take in memory, about; what is more is read from the store when it is needed.
+    pub state_memory_bytes: u64,
 }
 
 impl Default for EngineConfig {
@@ -60,6 +66,8 @@ impl Default for EngineConfig {
             read_bytes_max: 4 << 20,
             checkpoint_bytes: 256 << 20,
             checkpoint_interval: Duration::from_secs(30),
+            state_path: None,
+            state_memory_bytes: 512 << 20,
         }
     }
 }
@@ -148,6 +156,10 @@ pub struct EngineStats {
     pub checkpoint: Cut,
     /// Checkpoints made durable since the engine was opened.
     pub checkpoints: u64,
+    /// Bytes of keys and values that the last checkpoint wrote.
+    pub checkpoint_bytes: u64,
+    /// State in memory and on disk.
+    pub state: StateMemory,
     /// Dead letters written since the engine was opened.
     pub dead_letters_written: u64,
     /// Subscriptions that live.

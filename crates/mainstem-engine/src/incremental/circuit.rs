@@ -17,10 +17,12 @@ use super::join::{Join, JoinParts};
 use super::over::{Over, OverParts};
 use super::stateless::{Constant, DropLate, Filter, Project, Union, Unnest};
 use super::top_n::TopN;
+use super::units::Saved;
 use super::{Context, Operate};
 use crate::delta::Delta;
 use crate::error::EngineError;
 use crate::scalar::{CompiledScalar, Compiler, RowErrors};
+use crate::state::{Layers, Space};
 
 /// The trailing boolean column of inputs with a watermark: whether the row is late in its own partition.
 pub const LATE_COLUMN: &str = "__late";
@@ -41,6 +43,7 @@ pub struct Circuit {
     merged_rows: usize,
     errors: RowErrors,
     late: u64,
+    failure: Option<EngineError>,
 }
 
 /// A node in its place.
@@ -54,6 +57,9 @@ struct Wired {
     users: Vec<(usize, usize)>,
     pending: Vec<(usize, Delta)>,
     touched: u64,
+    space: Option<Space>,
+    /// What of an operator that does not use its space itself was written there last.
+    saved: Saved,
     /// For tests of tests: what it gives lacks the retractions.
     drops_retractions: bool,
 }
@@ -118,6 +124,8 @@ impl Circuit {
                 users: Vec::new(),
                 pending: Vec::new(),
                 touched: 0,
+                space: None,
+                saved: Saved::default(),
                 drops_retractions: false,
             });
             for (port, input) in node.inputs.iter().enumerate() {
@@ -133,6 +141,7 @@ impl Circuit {
             merged_rows: 0,
             errors: RowErrors::default(),
             late: 0,
+            failure: None,
         })
     }
 
@@ -167,7 +176,7 @@ impl Circuit {
     pub fn finish_version(&mut self, watermark: Option<i64>) -> VersionOutput {
         self.run(Some(watermark));
         if let Some(watermark) = watermark {
-            self.nodes.iter_mut().filter_map(|node| node.operator.as_mut()).for_each(|node| node.retire(watermark));
+            self.retire(watermark);
         }
         let mut output = Delta::consolidate(&self.nodes[self.output].schema, &self.given);
         let columns = output.rows.columns().iter().zip(self.schema.fields());
@@ -228,11 +237,69 @@ impl Circuit {
         Ok(circuit)
     }
 
+    /// Keeps the state of all operators in the spaces of an owner, from what is there. Nothing has been pushed yet. Operators
+    /// that use their space read nothing of it before a delta asks for it.
+    pub fn attach(&mut self, layers: &Arc<Layers>) -> Result<(), EngineError> {
+        for node in &mut self.nodes {
+            let Some(operator) = &mut node.operator else { continue };
+            let space = Space::of_operator(layers.clone(), node.id.0, 0);
+            match operator.uses_space() {
+                true => operator.attach(&space)?,
+                false => node.saved = Saved::load(&space, &mut **operator)?,
+            }
+            node.space = Some(space);
+        }
+        Ok(())
+    }
+
+    /// After this the spaces have all state, as of the last finished version.
+    pub fn flush(&mut self) {
+        assert!(self.given.is_empty(), "state is written between versions");
+        for node in &mut self.nodes {
+            if let (Some(operator), Some(space)) = (&node.operator, &node.space)
+                && !operator.uses_space()
+            {
+                node.saved.write(space, &**operator);
+            }
+        }
+    }
+
+    /// Drops from memory what the spaces have until about this many bytes are left. Between versions.
+    pub fn shrink(&mut self, bytes: u64) {
+        let held: Vec<u64> = self.operator_stats().iter().map(|stats| stats.state_bytes).collect();
+        let all = held.iter().sum::<u64>().max(1);
+        for (node, held) in self.nodes.iter_mut().zip(held) {
+            if let (Some(operator), Some(space)) = (&mut node.operator, &node.space)
+                && operator.uses_space()
+            {
+                let part = u128::from(held) * u128::from(bytes) / u128::from(all);
+                let evicted = operator.shrink(part as u64);
+                space.root().count_evicted(evicted);
+            }
+        }
+    }
+
+    /// Why state could not be read; if there is a reason, nothing that the circuit gave since can be used.
+    pub fn take_failure(&mut self) -> Option<EngineError> {
+        self.failure.take()
+    }
+
     /// Breaks an operator: from now on what it gives lacks the retractions. Exists so that tests can prove that they would
     /// notice.
     #[doc(hidden)]
     pub fn break_operator(&mut self, id: OperatorId) {
         self.nodes[id.0 as usize].drops_retractions = true;
+    }
+
+    fn retire(&mut self, watermark: i64) {
+        for node in &mut self.nodes {
+            let Some(operator) = &mut node.operator else { continue };
+            operator.retire(watermark);
+            let retired = node.space.as_ref().map_or(Ok(()), |space| operator.retire_stored(watermark, space));
+            if let Err(error) = retired {
+                self.failure.get_or_insert(error);
+            }
+        }
     }
 
     /// Hands what a node gave to its users.
@@ -269,6 +336,8 @@ impl Circuit {
                 touched: &mut node.touched,
                 late: &mut self.late,
                 watermark: end.flatten(),
+                space: node.space.as_ref(),
+                failure: &mut self.failure,
             };
             for (port, delta) in node.pending.drain(..) {
                 *context.touched += delta.len() as u64;

@@ -1,18 +1,22 @@
 //! When checkpoints are taken, and what follows when one is durable.
 //!
-//! The lane stops only to serialise its operators; a thread writes. Holds follow the checkpoint before the newest, so that
-//! what that one would replay is still there should the newest be damaged.
+//! The lane stops only to hand over what its owners have written since the last one; a thread applies it to the store. What
+//! the store could not take is handed over again with the next. Holds follow the newest durable checkpoint.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use mainstem_catalog::RelationId;
+use mainstem_state::{CheckpointError, remove_older};
 
 use super::{BROKEN, Command, Lane, PartitionState};
-use crate::checkpoint::{self, Snapshot};
+use crate::checkpoint::{self, Kept, Snapshot};
+use crate::collection::Collection;
 use crate::error::EngineError;
 use crate::input_log::Cut;
+use crate::state::Layers;
 
 type Positions = BTreeMap<RelationId, BTreeMap<i32, PartitionState>>;
 type Reply = Sender<Result<Cut, EngineError>>;
@@ -20,12 +24,10 @@ type Reply = Sender<Result<Cut, EngineError>>;
 /// The lane's schedule of checkpoints.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
-    /// Of the next one.
-    pub(super) sequence: u64,
+    /// There are files of a build before the store, to be removed once there is a checkpoint.
+    pub(super) has_old_files: bool,
     /// The cut of the newest one, durable or in flight, while nothing has changed since.
     durable: Option<Cut>,
-    /// Positions of the newest durable one.
-    durable_positions: Positions,
     rows: u64,
     bytes: u64,
     is_wanted: bool,
@@ -37,15 +39,15 @@ pub(super) struct Checkpoints {
 #[derive(Debug)]
 struct InFlight {
     positions: Positions,
+    owners: Vec<Arc<Layers>>,
     replies: Vec<Reply>,
 }
 
 impl Checkpoints {
     pub(super) fn new(now: Duration) -> Checkpoints {
         Checkpoints {
-            sequence: 1,
+            has_old_files: false,
             durable: None,
-            durable_positions: Positions::new(),
             rows: 0,
             bytes: 0,
             is_wanted: false,
@@ -55,9 +57,9 @@ impl Checkpoints {
         }
     }
 
-    /// The lane stands where a checkpoint was.
-    pub(super) fn restored(&mut self, positions: Positions) {
-        self.durable_positions = positions;
+    /// The thread of one has not reported yet.
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.in_flight.is_some()
     }
 
     /// A step has read this much.
@@ -114,16 +116,19 @@ impl Lane {
     }
 
     fn begin_checkpoint(&mut self) {
-        let (sequence, snapshot) = self.snapshot();
-        let (disk, directory) = (self.disk.clone(), self.config.directory.clone());
+        let snapshot = self.snapshot();
+        let state = self.state.clone();
         let (shared, dead_letters, letters) = (self.shared.clone(), self.dead_letters.clone(), self.topic_of_letters());
         let body = move || {
             let write = std::panic::AssertUnwindSafe(|| {
                 dead_letters.flush(letters)?;
-                checkpoint::write(&disk, &directory, sequence, &snapshot).map(|_| snapshot.cut)
+                checkpoint::write(&state, &snapshot).map(|bytes| (snapshot.cut, bytes))
             });
             let broken = |_| Err(EngineError::Checkpoint(BROKEN.to_owned()));
-            shared.send(Command::Checkpointed(std::panic::catch_unwind(write).unwrap_or_else(broken)));
+            let written = std::panic::catch_unwind(write).unwrap_or_else(broken);
+            // What it shares with the lane is let go before the lane hears of it.
+            drop(snapshot);
+            shared.send(Command::Checkpointed(written));
         };
         if let Err(error) = self.spawn("engine-checkpoint", body) {
             self.checkpointed(Err(error));
@@ -131,46 +136,45 @@ impl Lane {
     }
 
     /// Everything as it stands now; the schedule begins anew.
-    fn snapshot(&mut self) -> (u64, Snapshot) {
-        let mut operators = Vec::new();
-        for (id, view) in &self.views {
-            view.circuit().save(&mut |operator, bytes| operators.push((*id, operator, bytes.to_vec())));
-        }
-        let views = self.views.iter().map(|(id, view)| (*id, view.collection.version()));
-        let tables = self.tables.iter().map(|(id, table)| (*id, table.version()));
+    fn snapshot(&mut self) -> Snapshot {
+        let kept_table = |(id, table): (&RelationId, &Collection)| Some((*id, table.keep(None)?));
+        let mut relations: BTreeMap<RelationId, Kept> = self.tables.iter().filter_map(kept_table).collect();
+        relations.extend(self.views.iter_mut().map(|(id, view)| (*id, view.keep())));
+        let collections = self.tables.values().chain(self.views.values().map(|view| &view.collection));
+        let owners: Vec<Arc<Layers>> = collections.filter_map(Collection::layers).cloned().collect();
         let snapshot = Snapshot {
             cut: self.cut,
+            generation: self.state.generation(),
             inputs: self.inputs.iter().map(|(id, input)| (*id, input.state.clone())).collect(),
-            views: self.views.iter().map(|(id, view)| (*id, view.counters.clone())).collect(),
-            operators,
-            collections: tables.chain(views).collect(),
+            relations,
+            handed: owners.iter().map(|layers| layers.hand_over()).collect(),
         };
         let checkpoints = &mut self.checkpoints;
-        let sequence = checkpoints.sequence;
-        checkpoints.sequence += 1;
         (checkpoints.rows, checkpoints.bytes, checkpoints.is_wanted) = (0, 0, false);
         checkpoints.last = self.shared.clock.monotonic();
         checkpoints.durable = Some(self.cut);
         let positions = snapshot.inputs.iter().map(|(id, input)| (*id, input.partitions.clone())).collect();
         let replies = std::mem::take(&mut checkpoints.waiting);
-        checkpoints.in_flight = Some(InFlight { positions, replies });
-        (sequence, snapshot)
+        checkpoints.in_flight = Some(InFlight { positions, owners, replies });
+        snapshot
     }
 
     /// The one in flight is durable, or is not.
-    pub(super) fn checkpointed(&mut self, result: Result<Cut, EngineError>) {
+    pub(super) fn checkpointed(&mut self, result: Result<(Cut, u64), EngineError>) {
         let Some(in_flight) = self.checkpoints.in_flight.take() else { return };
+        in_flight.owners.iter().for_each(|layers| layers.handed_over(result.is_ok()));
         match &result {
-            Ok(cut) => {
-                let before = std::mem::replace(&mut self.checkpoints.durable_positions, in_flight.positions);
-                for (id, positions) in &before {
+            Ok((cut, bytes)) => {
+                for (id, positions) in &in_flight.positions {
                     if let Some(input) = self.inputs.get(id) {
                         input.release_before(positions);
                     }
                 }
+                self.remove_old_files();
                 self.shared.with_stats(|stats| {
                     stats.checkpoint = *cut;
                     stats.checkpoints += 1;
+                    stats.checkpoint_bytes = *bytes;
                 });
             }
             Err(error) => {
@@ -180,7 +184,22 @@ impl Lane {
             }
         }
         for reply in in_flight.replies {
-            let _ = reply.send(result.clone());
+            let _ = reply.send(result.clone().map(|(cut, _)| cut));
+        }
+    }
+
+    fn remove_old_files(&mut self) {
+        if !std::mem::take(&mut self.checkpoints.has_old_files) {
+            return;
+        }
+        let directory = &self.config.directory;
+        let synced = |()| {
+            let io = |source| CheckpointError::Io { place: directory.clone(), source };
+            self.disk.sync_dir(directory).map_err(io)
+        };
+        // What a crash brings back is removed after the next start.
+        if let Err(error) = remove_older(&*self.disk, directory, u64::MAX).and_then(synced) {
+            tracing::warn!(%error, "a checkpoint of an earlier build could not be removed");
         }
     }
 
@@ -197,11 +216,12 @@ impl Lane {
         if self.checkpoints.durable == Some(self.cut) && self.checkpoints.waiting.is_empty() {
             return;
         }
-        let (sequence, snapshot) = self.snapshot();
+        let snapshot = self.snapshot();
         let written = self
             .dead_letters
             .flush(self.topic_of_letters())
-            .and_then(|()| checkpoint::write(&self.disk, &self.config.directory, sequence, &snapshot));
-        self.checkpointed(written.map(|_| snapshot.cut));
+            .and_then(|()| checkpoint::write(&self.state, &snapshot))
+            .map(|bytes| (snapshot.cut, bytes));
+        self.checkpointed(written);
     }
 }

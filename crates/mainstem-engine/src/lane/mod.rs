@@ -32,12 +32,15 @@ use crate::dead_letters::DeadLetters;
 use crate::engine::{EngineConfig, EngineParts, RestoreReport};
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog};
+use crate::state::StateRoot;
 use checkpoints::Checkpoints;
 
 pub(crate) use input::{Ends, Input, InputState, PartitionState, Reading, RejectedRecord};
 pub(crate) use pacing::{Next, Pacing};
 pub(crate) use shared::{Command, JobState, Progress, Published, Shared};
 pub(crate) use view::{View, ViewState};
+
+use restore::open_state;
 
 /// What those who wait are told when a thread of the engine has panicked; the log has the details.
 const BROKEN: &str = "an invariant of the engine is broken; the server's messages say which";
@@ -62,6 +65,7 @@ struct Lane {
     failed: BTreeSet<RelationId>,
     pacing: Pacing,
     dead_letters: Arc<DeadLetters>,
+    state: Arc<StateRoot>,
     checkpoints: Checkpoints,
     /// Backfills and the checkpoint in flight: none of them outlives the lane.
     threads: Vec<JoinHandle<()>>,
@@ -76,6 +80,7 @@ pub(crate) fn start(
     let EngineParts { input, output, disk, clock, config } = parts;
     let dead_letters = Arc::new(DeadLetters::new(input.clone(), output.clone()));
     let checkpoints = Checkpoints::new(clock.monotonic());
+    let (state, warnings) = open_state(&disk, &config)?;
     let shared = Arc::new(Shared::new((input.clone(), output, clock), config.clone(), sender, catalog.clone()));
     let mut lane = Lane {
         shared: shared.clone(),
@@ -91,11 +96,13 @@ pub(crate) fn start(
         failed: BTreeSet::new(),
         pacing: Pacing::new(config.slice_rows),
         dead_letters,
+        state,
         checkpoints,
         threads: Vec::new(),
         config,
     };
     let mut report = lane.restore(&catalog)?;
+    report.warnings.splice(0..0, warnings);
     let views_restored = lane.views.len();
     lane.take_catalog()?;
     let views_here = lane.views.len();
@@ -133,7 +140,7 @@ impl Lane {
 
     fn run_until_end(&mut self) {
         loop {
-            let has_moved = match self.step() {
+            let has_moved = match self.step_or_start_over() {
                 Ok(has_moved) => has_moved,
                 Err(EngineError::Stopped) => return,
                 Err(error) => {

@@ -36,7 +36,7 @@ pub(crate) enum Command {
     /// A checkpoint is wanted.
     Checkpoint(Sender<Result<Cut, EngineError>>),
     /// The checkpoint thread has finished one.
-    Checkpointed(Result<Cut, EngineError>),
+    Checkpointed(Result<(Cut, u64), EngineError>),
     /// A last checkpoint, then the end.
     Stop,
     /// The end at once, as if killed.

@@ -33,6 +33,9 @@ impl Lane {
             return Ok(true);
         }
         self.move_to(cut, &ends)?;
+        if self.state.is_damaged() {
+            return Ok(true);
+        }
         self.publish();
         let took = self.shared.clock.monotonic().saturating_sub(begun);
         self.pacing.took(took, self.config.version_time_max, weight);
@@ -119,6 +122,7 @@ impl Lane {
         self.shared.with_stats(|all| {
             all.versions += 1;
             all.dead_letters_written = letters;
+            all.state = self.state.memory();
             all.relations = stats;
         });
         self.shared.publish(Published { cut: self.cut, relations });

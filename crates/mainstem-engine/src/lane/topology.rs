@@ -7,9 +7,10 @@ use mainstem_catalog::{Relation, RelationId, RelationKind};
 
 use super::{BROKEN, Command, Input, JobState, Lane, Reading};
 use crate::backfill::{Backfill, Below, Context, Frontier};
-use crate::collection::Collection;
+use crate::collection::{Collection, ContentState};
 use crate::error::EngineError;
-use crate::input_log::LogError;
+use crate::input_log::{Cut, LogError};
+use crate::state::{Layers, Owner};
 
 /// Views with less history than a slice divided by this are made at once.
 const AT_ONCE_PART: usize = 16;
@@ -69,6 +70,8 @@ impl Lane {
         let mut input = Input::new(relation)?;
         let codec = input.table_codec().expect("a table");
         let mut collection = Collection::try_new(codec.schema().clone(), codec.key_kind())?;
+        let owner = Owner { relation: relation.id, generation: self.state.next_generation() };
+        collection.attach(&Layers::new(self.state.clone(), owner, false), Cut::ZERO, &ContentState::default())?;
         let shared = self.shared.clone();
         let again = |_: &LogError| {
             shared.pause();
@@ -98,6 +101,7 @@ impl Lane {
             let context = Context {
                 log: self.log(),
                 config: self.config.clone(),
+                state: self.state.clone(),
                 dead_letters: self.dead_letters.clone(),
                 topic_of_letters: self.topic_of_letters(),
                 progress: self.shared.set_job(&relation, JobState::Waiting),

@@ -5,4 +5,5 @@ mod faults;
 mod frontier;
 mod log;
 mod random_runs;
+mod restart;
 mod world;
