@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from clients import CLIENTS, INSTALLED
 from server import BINARY, Server
 
-ALL_CLIENTS = [client.name for client in CLIENTS] + ["psql", "psycopg", "jdbc", "http"]
+ALL_CLIENTS = [client.name for client in CLIENTS] + ["psql", "psycopg", "jdbc", "sqlalchemy", "http"]
 
 
 def pytest_configure(config):

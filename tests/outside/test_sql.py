@@ -9,6 +9,7 @@ import time
 
 import psycopg
 import pytest
+import sqlalchemy
 from confluent_kafka import Producer
 
 from clients import BY_NAME, CODECS, JDBC
@@ -366,10 +367,84 @@ def test_psycopg_cancels_a_query(shared_server):
 
 
 @pytest.mark.client("jdbc")
-@pytest.mark.parametrize("check", ["tables", "columns", "primary_keys", "prepared", "batch", "transaction"])
+@pytest.mark.parametrize("check", ["tables", "columns", "primary_keys", "metadata", "prepared", "batch", "transaction"])
 def test_jdbc(shared_server, check):
     done = subprocess.run([*JDBC, shared_server.postgresql, check], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.strip() == "ok", done.stdout + done.stderr
+
+
+# psql's commands
+
+
+@pytest.mark.client("psql")
+def test_psqls_commands_that_describe_answer(server):
+    psql(server, "CREATE TABLE d_t (id int PRIMARY KEY, n numeric(12,3) DEFAULT 1.5)",
+         "CREATE VIEW d_v AS SELECT n FROM d_t", "CREATE MATERIALIZED VIEW d_m AS SELECT count(*) AS c FROM d_t")
+    plain = ["\\d", "\\d+", "\\dt", "\\dt+", "\\dv", "\\dv+", "\\dm", "\\dm+", "\\di", "\\di+", "\\ds", "\\dE", "\\df", "\\dn",
+             "\\dn+", "\\du", "\\dg", "\\l", "\\dT", "\\dp", "\\z", "\\db", "\\dx", "\\dy", "\\dL", "\\dc", "\\dD", "\\des", "\\det",
+             "\\dew", "\\deu", "\\dRp", "\\dRs", "\\dP", "\\dd", "\\dX", "\\da", "\\do nosuch", "\\dC nosuch", "\\dO", "\\dF", "\\dA"]
+    for command in [*plain, *(f"\\d{plus} {name}" for plus in ("", "+") for name in ("d_t", "d_v", "d_m", "d_t_pkey"))]:
+        psql(server, command)
+    assert "d_m" in psql(server, "\\dm") and "d_t_pkey" in psql(server, "\\di")
+    described = psql(server, "\\d d_t")
+    assert "1.5" in described and "PRIMARY KEY" in described
+
+
+# SQLAlchemy
+
+
+@pytest.fixture
+def inspector(server):
+    url = f"postgresql+psycopg://root@{server.postgresql}/dev"
+    engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as session:
+        for text in (
+            "CREATE TABLE things (a int, b varchar NOT NULL, n numeric(12,3) DEFAULT 1.5, at timestamp, tz timestamptz,"
+            " ok boolean, d double precision, l int[], j jsonb, u uuid, PRIMARY KEY (b, a))",
+            "CREATE VIEW seen AS SELECT a, b FROM things",
+            "CREATE MATERIALIZED VIEW kept AS SELECT b, count(*) AS c FROM things GROUP BY b",
+        ):
+            session.execute(sqlalchemy.text(text))
+    yield sqlalchemy.inspect(engine)
+    engine.dispose()
+
+
+@pytest.mark.client("sqlalchemy")
+def test_sqlalchemys_inspector_finds_what_is_defined(inspector):
+    assert "public" in inspector.get_schema_names()
+    assert inspector.get_table_names() == ["things"]
+    assert inspector.get_view_names() == ["seen"]
+    assert inspector.get_materialized_view_names() == ["kept"]
+    assert inspector.has_table("things") and not inspector.has_table("nothing")
+    columns = {column["name"]: (str(column["type"]), column["nullable"], column["default"])
+               for column in inspector.get_columns("things")}
+    assert columns == {
+        "a": ("INTEGER", False, None), "b": ("VARCHAR", False, None), "n": ("NUMERIC(12, 3)", True, "1.5"),
+        "at": ("TIMESTAMP", True, None), "tz": ("TIMESTAMP", True, None), "ok": ("BOOLEAN", True, None),
+        "d": ("DOUBLE PRECISION", True, None), "l": ("ARRAY", True, None), "j": ("JSONB", True, None),
+        "u": ("UUID", True, None),
+    }
+    assert [column["name"] for column in inspector.get_columns("kept")] == ["b", "c"]
+    key = inspector.get_pk_constraint("things")
+    assert (key["name"], key["constrained_columns"]) == ("things_pkey", ["b", "a"])
+    for nothing in ("get_foreign_keys", "get_unique_constraints", "get_check_constraints", "get_indexes"):
+        assert getattr(inspector, nothing)("things") == [], nothing
+    assert inspector.get_table_comment("things") == {"text": None}
+    assert "things" in inspector.get_view_definition("seen") and "count" in inspector.get_view_definition("kept")
+    assert inspector.get_sequence_names() == [] and inspector.get_enums() == []
+
+
+@pytest.mark.client("sqlalchemy")
+def test_sqlalchemy_reflects_and_writes(inspector):
+    metadata = sqlalchemy.MetaData()
+    metadata.reflect(inspector.engine, views=True)
+    assert sorted(metadata.tables) == ["kept", "seen", "things"]
+    things, kept = metadata.tables["things"], metadata.tables["kept"]
+    assert [column.name for column in things.primary_key] == ["b", "a"]
+    with inspector.engine.connect() as session:
+        session.execute(things.insert(), [{"a": n, "b": f"b{n % 2}"} for n in range(5)])
+        found = session.execute(sqlalchemy.select(kept).order_by(kept.c.b)).fetchall()
+        assert [tuple(row) for row in found] == [("b0", 3), ("b1", 2)]
 
 
 # Views over topics

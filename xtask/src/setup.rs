@@ -51,6 +51,7 @@ const PYTHON_PACKAGES: &[&str] = &[
     "kafka-python==3.0.12",
     "psycopg[binary]==3.3.9",
     "pytest==9.2.0",
+    "SQLAlchemy==2.0.58",
     // Codecs of kafka-python.
     "lz4==4.4.5",
     "python-snappy==0.7.3",

@@ -27,6 +27,10 @@ pub(super) const REGTYPE_TEXT: &str = "mainstem_regtype_text";
 pub(super) const REGNAMESPACE_TEXT: &str = "mainstem_regnamespace_text";
 /// `information_schema._pg_expandarray` as a list, to be unnested.
 pub(super) const EXPAND_ARRAY: &str = "_pg_expandarray";
+/// The subscripts of an `int2vector`, from 0, as a list, to be unnested.
+pub(super) const SUBSCRIPTS: &str = "mainstem_subscripts";
+/// The default of a column by its relation's oid and its number.
+pub(super) const DEFAULT_TEXT: &str = "mainstem_default_text";
 
 type Body = Arc<dyn Fn(&[Option<&str>]) -> Option<String> + Send + Sync>;
 
@@ -35,12 +39,12 @@ const NULLS: &[&str] = &[
     "col_description",
     "obj_description",
     "shobj_description",
-    "pg_get_expr",
     "pg_get_function_arguments",
     "pg_get_function_identity_arguments",
     "pg_get_function_result",
     "pg_get_functiondef",
     "pg_get_partkeydef",
+    "pg_get_serial_sequence",
     "pg_get_ruledef",
     "pg_get_statisticsobjdef_columns",
     "pg_get_triggerdef",
@@ -59,10 +63,18 @@ const TRUES: &[&str] = &[
     "has_table_privilege",
     "has_tablespace_privilege",
     "pg_collation_is_visible",
+    "pg_conversion_is_visible",
     "pg_function_is_visible",
     "pg_has_role",
+    "pg_opclass_is_visible",
     "pg_operator_is_visible",
+    "pg_opfamily_is_visible",
+    "pg_statistics_obj_is_visible",
     "pg_table_is_visible",
+    "pg_ts_config_is_visible",
+    "pg_ts_dict_is_visible",
+    "pg_ts_parser_is_visible",
+    "pg_ts_template_is_visible",
     "pg_type_is_visible",
 ];
 const FALSES: &[&str] =
@@ -77,10 +89,14 @@ const OTHERS: &[&str] = &[
     "current_setting",
     "current_user",
     "format_type",
+    "generate_subscripts",
+    "getdatabaseencoding",
+    "pg_char_to_encoding",
     "pg_backend_pid",
     "pg_client_encoding",
     "pg_encoding_to_char",
     "pg_get_constraintdef",
+    "pg_get_expr",
     "pg_get_indexdef",
     "pg_get_userbyid",
     "pg_get_viewdef",
@@ -94,6 +110,7 @@ const OTHERS: &[&str] = &[
     "version",
     "current_schemas",
     EXPAND_ARRAY,
+    DEFAULT_TEXT,
 ];
 
 /// Whether a function is of this module.
@@ -121,7 +138,8 @@ pub(crate) fn register(context: &SessionContext, session: &Session, catalog: &Ca
         constant(name, DataType::Utf8, Some(&session.database));
     }
     constant("current_schema", DataType::Utf8, Some("public"));
-    for name in ["pg_client_encoding", "pg_encoding_to_char"] {
+    constant("pg_char_to_encoding", DataType::Int32, Some("6"));
+    for name in ["getdatabaseencoding", "pg_client_encoding", "pg_encoding_to_char"] {
         constant(name, DataType::Utf8, Some("UTF8"));
     }
     constant("pg_backend_pid", DataType::Int32, Some("1"));
@@ -146,7 +164,21 @@ pub(crate) fn register(context: &SessionContext, session: &Session, catalog: &Ca
     add("quote_literal", DataType::Utf8, Arc::new(|args| Some(crate::values::literal_text(args.first()?.as_ref()?))));
     add("pg_size_pretty", DataType::Utf8, Arc::new(|args| Some(format!("{} bytes", args.first()?.as_ref()?))));
     names_of_oids(&add, catalog);
+    add("pg_get_expr", DataType::Utf8, Arc::new(|args| args.first()?.map(str::to_owned)));
+    let defaults: HashMap<(String, String), String> = pg_catalog::texts_of_defaults(catalog)
+        .into_iter()
+        .map(|(relation, number, text)| ((relation.to_string(), number.to_string()), text))
+        .collect();
+    add(
+        DEFAULT_TEXT,
+        DataType::Utf8,
+        Arc::new(move |args| {
+            let [relation, number] = [args.first()?.as_ref()?, args.get(1)?.as_ref()?];
+            defaults.get(&((*relation).to_owned(), (*number).to_owned())).cloned()
+        }),
+    );
     context.register_udf(ScalarUDF::from(ExpandArray::new()));
+    context.register_udf(ScalarUDF::from(Subscripts::new()));
 }
 
 fn names_of_oids(add: &dyn Fn(&str, DataType, Body), catalog: &Catalog) {
@@ -163,7 +195,8 @@ fn names_of_oids(add: &dyn Fn(&str, DataType, Body), catalog: &Catalog) {
             let table = quoted(&relation.name);
             let definition =
                 format!("CREATE UNIQUE INDEX {} ON public.{table} USING btree ({columns})", quoted(&index));
-            indexes.insert(index_oid(relation).to_string(), definition);
+            let names: Vec<String> = key.iter().map(|i| quoted(&relation.columns[*i].name)).collect();
+            indexes.insert(index_oid(relation).to_string(), (definition, names));
             constraints.insert(constraint_oid(relation).to_string(), format!("PRIMARY KEY ({columns})"));
             relations.insert(index_oid(relation).to_string(), quoted(&index));
         }
@@ -172,14 +205,26 @@ fn names_of_oids(add: &dyn Fn(&str, DataType, Body), catalog: &Catalog) {
     let lookup =
         |map: HashMap<String, String>| -> Body { Arc::new(move |args| map.get(*args.first()?.as_ref()?).cloned()) };
     add("pg_get_viewdef", DataType::Utf8, lookup(views));
-    add("pg_get_indexdef", DataType::Utf8, lookup(indexes));
+    // With a number, that column alone.
+    add(
+        "pg_get_indexdef",
+        DataType::Utf8,
+        Arc::new(move |args| {
+            let (definition, columns) = indexes.get(*args.first()?.as_ref()?)?;
+            match args.get(1).copied().flatten().and_then(|number| number.parse::<usize>().ok()) {
+                None | Some(0) => Some(definition.clone()),
+                Some(number) => columns.get(number - 1).cloned(),
+            }
+        }),
+    );
     add("pg_get_constraintdef", DataType::Utf8, lookup(constraints));
     add(
         "to_regclass",
         DataType::UInt32,
         Arc::new(move |args| {
             let name = args.first()?.as_ref()?.trim_start_matches("public.");
-            oids.get(name).cloned()
+            let system = name.strip_prefix("pg_catalog.").unwrap_or(name);
+            oids.get(name).cloned().or_else(|| pg_catalog::system_oid(system).map(|oid| oid.to_string()))
         }),
     );
     add(
@@ -299,6 +344,48 @@ impl ScalarUDFImpl for TextFunction {
             })
             .collect();
         Ok(ColumnarValue::Array(cast(&result, &self.returns)?))
+    }
+}
+
+/// See [`SUBSCRIPTS`].
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Subscripts {
+    signature: Signature,
+}
+
+impl Subscripts {
+    fn new() -> Subscripts {
+        Subscripts { signature: Signature::any(1, Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for Subscripts {
+    fn name(&self) -> &str {
+        SUBSCRIPTS
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::List(Arc::new(Field::new_list_field(DataType::Int32, true))))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let wanted = DataType::List(Arc::new(Field::new_list_field(DataType::Int16, true)));
+        let lists = cast(&args.args[0].to_array(args.number_rows)?, &wanted)?;
+        let lists = lists.as_list::<i32>();
+        let (mut subscripts, mut lengths) = (Vec::new(), Vec::new());
+        for list in lists.iter() {
+            let length = list.map_or(0, |list| list.len());
+            subscripts.extend((0..).take(length));
+            lengths.push(length);
+        }
+        let field = Arc::new(Field::new_list_field(DataType::Int32, true));
+        let items = Arc::new(Int32Array::from(subscripts));
+        let lists = ListArray::new(field, OffsetBuffer::from_lengths(lengths), items, None);
+        Ok(ColumnarValue::Array(Arc::new(lists)))
     }
 }
 

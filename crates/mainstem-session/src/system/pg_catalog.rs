@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::catalog::SchemaProvider;
-use mainstem_catalog::{Catalog, Relation, RelationKind, SqlType};
+use mainstem_catalog::{Catalog, Column, Relation, RelationKind, SqlType};
 
 use super::builder::{Cell, Tables, row};
 use crate::session::Session;
@@ -18,6 +18,8 @@ pub(super) const MAINSTEM: u32 = 13001;
 const DATABASE: u32 = 5;
 const HEAP: u32 = 2;
 const BTREE: u32 = 403;
+/// `pg_constraint` itself.
+const CONSTRAINTS: u32 = 2606;
 /// The one foreign server: the log that sources read.
 const SERVER: u32 = 16000;
 
@@ -82,14 +84,13 @@ pub(super) const TYPES: &[(u32, &str, i64, &str, u32)] = &[
 
 /// Tables that are always empty: what they hold elsewhere does not exist here.
 pub(super) const EMPTY: &[(&str, &str)] = &[
-    ("pg_attrdef", "oid:o adrelid:o adnum:i2 adbin:t"),
     ("pg_auth_members", "roleid:o member:o grantor:o admin_option:b"),
     ("pg_cast", "oid:o castsource:o casttarget:o castfunc:o castcontext:t castmethod:t"),
     (
         "pg_collation",
         "oid:o collname:t collnamespace:o collowner:o collprovider:t collisdeterministic:b collencoding:i4 collcollate:t collctype:t colliculocale:t collversion:t",
     ),
-    ("pg_conversion", "oid:o conname:t connamespace:o conowner:o"),
+    ("pg_conversion", "oid:o conname:t connamespace:o conowner:o conforencoding:i4 contoencoding:i4 condefault:b"),
     ("pg_depend", "classid:o objid:o objsubid:i4 refclassid:o refobjid:o refobjsubid:i4 deptype:t"),
     ("pg_description", "objoid:o classoid:o objsubid:i4 description:t"),
     ("pg_enum", "oid:o enumtypid:o enumsortorder:f4 enumlabel:t"),
@@ -97,14 +98,15 @@ pub(super) const EMPTY: &[(&str, &str)] = &[
     ("pg_extension", "oid:o extname:t extowner:o extnamespace:o extrelocatable:b extversion:t"),
     ("pg_foreign_data_wrapper", "oid:o fdwname:t fdwowner:o fdwhandler:o fdwvalidator:o"),
     ("pg_inherits", "inhrelid:o inhparent:o inhseqno:i4 inhdetachpending:b"),
-    ("pg_language", "oid:o lanname:t lanowner:o lanispl:b lanpltrusted:b"),
-    ("pg_opclass", "oid:o opcmethod:o opcname:t opcnamespace:o opcdefault:b opckeytype:o opcintype:o"),
-    ("pg_operator", "oid:o oprname:t oprnamespace:o oprowner:o oprkind:t oprleft:o oprright:o oprresult:o"),
+    ("pg_language", "tableoid:o oid:o lanname:t lanowner:o lanispl:b lanpltrusted:b lanplcallfoid:o"),
+    ("pg_opclass", "tableoid:o oid:o opcmethod:o opcname:t opcnamespace:o opcdefault:b opckeytype:o opcintype:o"),
+    ("pg_operator", "oid:o oprname:t oprnamespace:o oprowner:o oprkind:t oprleft:o oprright:o oprresult:o oprcode:o"),
+    ("pg_opfamily", "tableoid:o oid:o opfmethod:o opfname:t opfnamespace:o opfowner:o"),
     ("pg_partitioned_table", "partrelid:o partstrat:t partnatts:i2"),
     ("pg_policy", "oid:o polname:t polrelid:o polcmd:t polpermissive:b polroles:t polqual:t polwithcheck:t"),
     (
         "pg_proc",
-        "oid:o proname:t pronamespace:o proowner:o prolang:o prokind:t proretset:b provolatile:t pronargs:i2 prorettype:o proargtypes:t prosrc:t proisstrict:b",
+        "oid:o proname:t pronamespace:o proowner:o prolang:o prokind:t proretset:b provolatile:t pronargs:i2 prorettype:o proargtypes:t prosrc:t proisstrict:b proargnames:ta proargmodes:ta proallargtypes:a",
     ),
     (
         "pg_publication",
@@ -113,7 +115,7 @@ pub(super) const EMPTY: &[(&str, &str)] = &[
     ("pg_publication_namespace", "oid:o pnpubid:o pnnspid:o"),
     ("pg_publication_rel", "oid:o prpubid:o prrelid:o prqual:t prattrs:a"),
     ("pg_range", "rngtypid:o rngsubtype:o"),
-    ("pg_rewrite", "oid:o rulename:t ev_class:o ev_type:t ev_enabled:t is_instead:b"),
+    ("pg_rewrite", "tableoid:o oid:o rulename:t ev_class:o ev_type:t ev_enabled:t is_instead:b"),
     ("pg_seclabel", "objoid:o classoid:o objsubid:i4 provider:t label:t"),
     ("pg_sequence", "seqrelid:o seqtypid:o seqstart:i8 seqincrement:i8 seqmax:i8 seqmin:i8 seqcache:i8 seqcycle:b"),
     ("pg_shdescription", "objoid:o classoid:o description:t"),
@@ -122,19 +124,27 @@ pub(super) const EMPTY: &[(&str, &str)] = &[
     ("pg_locks", "locktype:t database:o relation:o pid:i4 mode:t granted:b"),
     (
         "pg_trigger",
-        "oid:o tgrelid:o tgname:t tgfoid:o tgtype:i2 tgenabled:t tgisinternal:b tgconstraint:o tgparentid:o",
+        "tableoid:o oid:o tgrelid:o tgname:t tgfoid:o tgtype:i2 tgenabled:t tgisinternal:b tgconstraint:o tgparentid:o",
     ),
+    ("pg_subscription", "oid:o subdbid:o subname:t subowner:o subenabled:b subpublications:ta"),
+    ("pg_ts_config", "oid:o cfgname:t cfgnamespace:o cfgowner:o cfgparser:o"),
+    ("pg_ts_dict", "oid:o dictname:t dictnamespace:o dictowner:o dicttemplate:o dictinitoption:t"),
+    ("pg_ts_parser", "oid:o prsname:t prsnamespace:o"),
+    ("pg_ts_template", "oid:o tmplname:t tmplnamespace:o"),
     ("pg_user_mapping", "oid:o umuser:o umserver:o"),
+    ("pg_user_mappings", "umid:o srvid:o srvname:t umuser:o usename:t umoptions:ta"),
 ];
 
-const FILLED: [&str; 17] = [
+const FILLED: [&str; 19] = [
     "pg_am",
+    "pg_attrdef",
     "pg_attribute",
     "pg_class",
     "pg_constraint",
     "pg_database",
     "pg_foreign_server",
     "pg_foreign_table",
+    KEYWORDS,
     "pg_index",
     "pg_namespace",
     "pg_roles",
@@ -146,6 +156,27 @@ const FILLED: [&str; 17] = [
     "pg_views",
     "pg_matviews",
 ];
+
+/// A function that gives rows in PostgreSQL, here a table.
+pub(super) const KEYWORDS: &str = "pg_get_keywords";
+
+/// What a table of this schema is called by number.
+pub(super) fn system_oid(name: &str) -> Option<u32> {
+    Some(match name {
+        "pg_class" => 1259,
+        "pg_type" => 1247,
+        "pg_proc" => 1255,
+        "pg_attribute" => 1249,
+        "pg_namespace" => 2615,
+        "pg_database" => 1262,
+        "pg_constraint" => CONSTRAINTS,
+        // For what refers to them only.
+        name => {
+            let names = FILLED.iter().copied().chain(EMPTY.iter().map(|(name, _)| *name));
+            12_000 + u32::try_from(names.into_iter().position(|known| known == name)?).ok()?
+        }
+    })
+}
 
 pub(super) fn is_table(name: &str) -> bool {
     FILLED.contains(&name) || is_always_empty(name)
@@ -176,6 +207,7 @@ pub(super) fn schema(session: &Session, catalog: &Catalog) -> Arc<dyn SchemaProv
          attfdwoptions:ta",
         columns,
     );
+    tables.add("pg_attrdef", "oid:o adrelid:o adnum:i2 adbin:t", defaults(catalog));
     keys(&tables, catalog);
     foreign(&tables, catalog);
     types(&tables);
@@ -204,12 +236,33 @@ fn classes(catalog: &Catalog) -> Vec<Vec<Cell>> {
     rows
 }
 
-fn attribute(relation: u32, number: usize, name: &str, sql_type: &SqlType, not_null: bool) -> Vec<Cell> {
+/// Each default as its text, which `pg_get_expr` gives back.
+fn defaults(catalog: &Catalog) -> Vec<Vec<Cell>> {
+    let mut rows = Vec::new();
+    for (relation, number, text) in texts_of_defaults(catalog) {
+        rows.push(row![0x6000_0000 | rows.len() as u32, relation, number as i64, text]);
+    }
+    rows
+}
+
+/// Relation, number of the column from 1, text.
+pub(super) fn texts_of_defaults(catalog: &Catalog) -> Vec<(u32, usize, String)> {
+    let of_relation = |relation: &Arc<Relation>| {
+        let columns = relation.columns.iter().enumerate();
+        let id = relation.id.0;
+        columns.filter_map(|(n, column)| Some((id, n + 1, column.default.clone()?))).collect::<Vec<_>>()
+    };
+    catalog.relations().flat_map(of_relation).collect()
+}
+
+fn attribute(relation: u32, number: usize, column: &Column, not_null: bool) -> Vec<Cell> {
+    let (name, sql_type) = (column.name.as_str(), &column.sql_type);
+    let has_default = column.default.is_some();
     let told = pg_type(sql_type);
     let dimensions = i64::from(matches!(sql_type, SqlType::List(_)));
     let mut row = row![relation, name, told.oid, -1i64, i64::from(told.length), number as i64 + 1, dimensions];
-    row.extend(row![i64::from(told.modifier), told.length > 0 && told.length <= 8, "p", "", "i", not_null, false]);
-    row.extend(row![false, "", "", false, true, 0i64, 0u32, Cell::Null, Cell::Null, Cell::Null]);
+    row.extend(row![i64::from(told.modifier), told.length > 0 && told.length <= 8, "p", "", "i", not_null]);
+    row.extend(row![has_default, false, "", "", false, true, 0i64, 0u32, Cell::Null, Cell::Null, Cell::Null]);
     row
 }
 
@@ -218,11 +271,11 @@ fn attributes(catalog: &Catalog) -> Vec<Vec<Cell>> {
     for relation in catalog.relations() {
         for (number, column) in relation.columns.iter().enumerate().filter(|(_, column)| !column.hidden) {
             let not_null = !column.nullable && matches!(relation.kind, RelationKind::Table(_));
-            rows.push(attribute(relation.id.0, number, &column.name, &column.sql_type, not_null));
+            rows.push(attribute(relation.id.0, number, column, not_null));
         }
         for (number, index) in primary_key(relation).unwrap_or_default().iter().enumerate() {
-            let column = &relation.columns[*index];
-            rows.push(attribute(index_oid(relation), number, &column.name, &column.sql_type, false));
+            let column = Column { default: None, ..relation.columns[*index].clone() };
+            rows.push(attribute(index_oid(relation), number, &column, false));
         }
     }
     rows
@@ -235,10 +288,12 @@ fn keys(tables: &Tables, catalog: &Catalog) {
         let numbers = Cell::Int2s(key.iter().map(|i| i16::try_from(i + 1).unwrap_or(i16::MAX)).collect());
         let (id, index, count) = (relation.id.0, index_oid(relation), key.len() as i64);
         let mut row = row![index, id, count, count, true, false, true, false, true, false, true, false, true, true];
-        row.extend(row![false, numbers.clone(), Cell::Null, Cell::Null]);
+        let zeros = Cell::Int2s(vec![0; key.len()]);
+        row.extend(row![false, numbers.clone(), zeros.clone(), zeros.clone(), zeros, Cell::Null, Cell::Null]);
         indexes.push(row);
         let name = format!("{}_pkey", relation.name);
-        let mut row = row![constraint_oid(relation), name, PUBLIC, "p", false, false, true, id, 0u32, index, 0u32];
+        let mut row =
+            row![CONSTRAINTS, constraint_oid(relation), name, PUBLIC, "p", false, false, true, id, 0u32, index, 0u32];
         row.extend(row![0u32, " ", " ", " ", true, 0i64, true, numbers, Cell::Null, Cell::Null]);
         constraints.push(row);
     }
@@ -246,12 +301,12 @@ fn keys(tables: &Tables, catalog: &Catalog) {
         "pg_index",
         "indexrelid:o indrelid:o indnatts:i2 indnkeyatts:i2 indisunique:b indnullsnotdistinct:b indisprimary:b \
          indisexclusion:b indimmediate:b indisclustered:b indisvalid:b indcheckxmin:b indisready:b indislive:b \
-         indisreplident:b indkey:a indexprs:t indpred:t",
+         indisreplident:b indkey:a indcollation:a indclass:a indoption:a indexprs:t indpred:t",
         indexes,
     );
     tables.add(
         "pg_constraint",
-        "oid:o conname:t connamespace:o contype:t condeferrable:b condeferred:b convalidated:b conrelid:o contypid:o \
+        "tableoid:o oid:o conname:t connamespace:o contype:t condeferrable:b condeferred:b convalidated:b conrelid:o contypid:o \
          conindid:o conparentid:o confrelid:o confupdtype:t confdeltype:t confmatchtype:t conislocal:b coninhcount:i4 \
          connoinherit:b conkey:a confkey:a conbin:t",
         constraints,
@@ -277,7 +332,20 @@ fn types(tables: &Tables) {
         let kind = if category == "P" { "p" } else { "b" };
         let by_value = (1..=8).contains(&length);
         let mut row = row![oid, name, PG_CATALOG, OWNER, length, by_value, kind, category, false, true, ",", 0u32];
-        row.extend(row![element, array, "", "", "i", "p", false, 0u32, -1i64, 0i64, 0u32, Cell::Null]);
+        row.extend(row![
+            element,
+            array,
+            if element == 0 { "" } else { "array_in" },
+            "",
+            "i",
+            "p",
+            false,
+            0u32,
+            -1i64,
+            0i64,
+            0u32,
+            Cell::Null
+        ]);
         row
     };
     for (oid, name, length, category, array) in TYPES {
@@ -336,6 +404,10 @@ fn server(tables: &Tables, session: &Session) {
     let settings = session.settings.all().into_iter();
     let settings =
         settings.map(|(name, value, text)| row![name, value, Cell::Null, "Mainstem", text, "user", "session"]);
+    let words =
+        ["all", "analyse", "analyze", "array", "ilike", "limit", "offset", "returning", "subscribe", "watermark"];
+    let words = words.map(|word| row![word, "R", "reserved"]);
+    tables.add(KEYWORDS, "word:t catcode:t catdesc:t", words.to_vec());
     tables.add("pg_settings", "name:t setting:t unit:t category:t short_desc:t context:t source:t", settings.collect());
 }
 

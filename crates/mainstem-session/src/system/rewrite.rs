@@ -17,7 +17,7 @@ use datafusion::sql::sqlparser::ast::{
 use mainstem_catalog::Catalog;
 use mainstem_sql::{SqlError, parse_expression};
 
-use super::functions::{EXPAND_ARRAY, REGCLASS_TEXT, REGNAMESPACE_TEXT, REGTYPE_TEXT};
+use super::functions::{DEFAULT_TEXT, EXPAND_ARRAY, REGCLASS_TEXT, REGNAMESPACE_TEXT, REGTYPE_TEXT, SUBSCRIPTS};
 use super::{SCHEMAS, folded, pg_catalog};
 
 /// Rewrites a query that [`super::is_system_query`] has found.
@@ -51,9 +51,19 @@ impl VisitorMut for Rewrite<'_> {
         ControlFlow::Continue(())
     }
 
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<SqlError> {
+        if let TableFactor::Table { name, args, .. } = factor
+            && folded(name).last().map(String::as_str) == Some(pg_catalog::KEYWORDS)
+        {
+            *args = None;
+        }
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
-        if let Some(nothing) = subquery_over_nothing(expr) {
-            *expr = nothing;
+        let simple = default_of_column(expr).or_else(|| subquery_over_nothing(expr));
+        if let Some(simple) = simple.or_else(|| list_of_subquery(expr)).or_else(|| one_of_list(expr)) {
+            *expr = simple;
         }
         ControlFlow::Continue(())
     }
@@ -87,6 +97,10 @@ impl Rewrite<'_> {
             }
             Expr::Function(function) => Ok(rename_call(function)),
             Expr::Cast { expr, data_type, .. } => self.cast(expr, data_type),
+            Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => {
+                with_backslash(pattern, escape_char);
+                Ok(None)
+            }
             Expr::CompoundFieldAccess { root, access_chain } => Ok(field_of(root, access_chain)),
             _ => Ok(None),
         }
@@ -123,13 +137,21 @@ impl Rewrite<'_> {
                 return Ok(None);
             }
         };
-        let Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(text), .. }) = inner.as_ref() else {
+        if name == "regclass" && is_parameter(inner) {
+            let inner = std::mem::replace(inner.as_mut(), null());
+            return Ok(Some(call("to_regclass", vec![inner])));
+        }
+        let Some(text) = text_of(inner).map(str::to_owned) else {
             let inner = std::mem::replace(inner.as_mut(), null());
             return Ok(Some(call(shown, vec![inner])));
         };
+        if matches!(name.as_str(), "regproc" | "regprocedure") {
+            let bare = text.rsplit('.').next().unwrap_or_default().to_owned();
+            return Ok(Some(Expr::Value(ValueWithSpan::from(Value::SingleQuotedString(bare)))));
+        }
         let oid = match text.parse::<u32>() {
             Ok(oid) => oid,
-            Err(_) => self.oid_of(&name, text)?,
+            Err(_) => self.oid_of(&name, &text)?,
         };
         parse_expression(&oid.to_string()).map(Some)
     }
@@ -142,17 +164,8 @@ impl Rewrite<'_> {
                 if let Some(relation) = self.catalog.relation_named("public", name) {
                     return Ok(relation.id.0);
                 }
-                // The system's own tables have oids only for what refers to them.
-                match name {
-                    "pg_class" => Ok(1259),
-                    "pg_type" => Ok(1247),
-                    "pg_proc" => Ok(1255),
-                    "pg_attribute" => Ok(1249),
-                    "pg_namespace" => Ok(2615),
-                    "pg_database" => Ok(1262),
-                    "pg_constraint" => Ok(2606),
-                    _ => Err(SqlError::new("42P01", format!("relation \"{text}\" does not exist"))),
-                }
+                let missing = || SqlError::new("42P01", format!("relation \"{text}\" does not exist"));
+                pg_catalog::system_oid(name).ok_or_else(missing)
             }
             "regnamespace" => match name {
                 "pg_catalog" => Ok(pg_catalog::PG_CATALOG),
@@ -166,6 +179,113 @@ impl Rewrite<'_> {
             "regrole" => Ok(pg_catalog::OWNER),
             _ => Err(SqlError::new("42883", format!("function \"{text}\" does not exist"))),
         }
+    }
+}
+
+/// Whether it is a parameter, or a parameter of a type.
+fn is_parameter(expr: &Expr) -> bool {
+    match expr {
+        Expr::Value(ValueWithSpan { value: Value::Placeholder(_), .. }) => true,
+        Expr::Cast { expr, .. } | Expr::Nested(expr) => is_parameter(expr),
+        _ => false,
+    }
+}
+
+/// A string, perhaps as one of a type.
+fn text_of(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(text), .. }) => Some(text),
+        Expr::Cast { expr, .. } | Expr::Nested(expr) => text_of(expr),
+        _ => None,
+    }
+}
+
+/// `LIKE ... ESCAPE` by a character of its own, with the backslash.
+fn with_backslash(pattern: &mut Box<Expr>, escape: &mut Option<ValueWithSpan>) {
+    let own = escape.as_ref().and_then(|escape| match &escape.value {
+        Value::SingleQuotedString(text) if text != "\\" && text.chars().count() == 1 => Some(text.clone()),
+        _ => None,
+    });
+    let Some(own) = own else { return };
+    let string = |text: &str| Expr::Value(ValueWithSpan::from(Value::SingleQuotedString(text.to_owned())));
+    let before = std::mem::replace(pattern.as_mut(), null());
+    **pattern = call("replace", vec![before, string(&own), string("\\")]);
+    *escape = None;
+}
+
+/// `(SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = x AND adnum = y ...)`: the default of column y of x.
+fn default_of_column(expr: &Expr) -> Option<Expr> {
+    let Expr::Subquery(query) = expr else { return None };
+    let SetExpr::Select(select) = query.body.as_ref() else { return None };
+    let [from] = select.from.as_slice() else { return None };
+    let TableFactor::Table { name, .. } = &from.relation else { return None };
+    if !from.joins.is_empty() || folded(name).last().map(String::as_str) != Some("pg_attrdef") {
+        return None;
+    }
+    let (mut relation, mut number) = (None, None);
+    let mut open = vec![select.selection.as_ref()?];
+    while let Some(condition) = open.pop() {
+        match condition {
+            Expr::BinaryOp { left, op: BinaryOperator::And, right } => open.extend([left.as_ref(), right.as_ref()]),
+            Expr::Nested(inner) => open.push(inner),
+            Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
+                for (column, other) in [(left, right), (right, left)] {
+                    match last_name(column).as_deref() {
+                        Some("adrelid") => relation = Some(other.as_ref().clone()),
+                        Some("adnum") => number = Some(other.as_ref().clone()),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(call(DEFAULT_TEXT, vec![relation?, number?]))
+}
+
+/// `ARRAY(SELECT x FROM ...)` over something: the list of what it gives.
+fn list_of_subquery(expr: &Expr) -> Option<Expr> {
+    let Expr::Function(function) = expr else { return None };
+    let FunctionArguments::Subquery(query) = &function.args else { return None };
+    if folded(&function.name) != ["array"] {
+        return None;
+    }
+    let mut query = query.clone();
+    let SetExpr::Select(select) = query.body.as_mut() else { return None };
+    let [SelectItem::UnnamedExpr(item) | SelectItem::ExprWithAlias { expr: item, .. }] = select.projection.as_slice()
+    else {
+        return None;
+    };
+    if select.distinct.is_some() || query.limit_clause.is_some() || aggregates(select) {
+        return None;
+    }
+    select.projection = vec![SelectItem::UnnamedExpr(call("array_agg", vec![item.clone()]))];
+    // The order of a list of names is for people; the aggregate has one row.
+    query.order_by = None;
+    Some(Expr::Subquery(query))
+}
+
+/// `x = ANY ('{a,b}')`, `x <> ALL ('{a,b}')` over plain words.
+fn one_of_list(expr: &Expr) -> Option<Expr> {
+    let (left, right, negated) = match expr {
+        Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => (left, right, false),
+        Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } => (left, right, true),
+        _ => return None,
+    };
+    let words = text_of(right)?.strip_prefix('{')?.strip_suffix('}')?;
+    if words.is_empty() || words.contains(['"', '\\', '{']) {
+        return None;
+    }
+    let word = |text: &str| Expr::Value(ValueWithSpan::from(Value::SingleQuotedString(text.to_owned())));
+    let list = words.split(',').map(word).collect();
+    Some(Expr::InList { expr: left.clone(), list, negated })
+}
+
+fn last_name(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Identifier(name) => Some(name.value.to_lowercase()),
+        Expr::CompoundIdentifier(parts) => parts.last().map(|name| name.value.to_lowercase()),
+        _ => None,
     }
 }
 
@@ -221,6 +341,12 @@ fn rename_call(function: &mut Function) -> Option<Expr> {
     }
     match (name.as_str(), &function.args) {
         ("current_schemas", _) => parse_expression("make_array('pg_catalog', 'public')").ok(),
+        ("generate_subscripts", FunctionArguments::List(list)) => match list.args.first() {
+            Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(array))) => {
+                Some(call("unnest", vec![call(SUBSCRIPTS, vec![array.clone()])]))
+            }
+            _ => None,
+        },
         (EXPAND_ARRAY, _) => Some(call("unnest", vec![Expr::Function(function.clone())])),
         ("current_user" | "session_user" | "user" | "current_catalog" | "current_role", FunctionArguments::None) => {
             Some(call(&name, vec![]))

@@ -32,6 +32,7 @@ public final class JdbcChecks {
                 case "tables" -> checks.tables();
                 case "columns" -> checks.columns();
                 case "primary_keys" -> checks.primaryKeys();
+                case "metadata" -> checks.metadata();
                 case "prepared" -> checks.prepared();
                 case "batch" -> checks.batch();
                 case "transaction" -> checks.transaction();
@@ -99,6 +100,54 @@ public final class JdbcChecks {
         }
         found.sort(null);
         equal(List.of("a 2", "b 1"), found);
+    }
+
+    private static List<String> column(ResultSet rows, String name) throws SQLException {
+        List<String> found = new ArrayList<>();
+        try (rows) {
+            while (rows.next()) {
+                found.add(rows.getString(name));
+            }
+        }
+        return found;
+    }
+
+    /** What a tool asks when it opens a database: every question is answered, with what is there. */
+    private void metadata() throws SQLException {
+        execute("CREATE TABLE jdbc_meta (a int, b varchar, c int, PRIMARY KEY (b, a))",
+                "CREATE VIEW jdbc_meta_view AS SELECT a FROM jdbc_meta",
+                "CREATE MATERIALIZED VIEW jdbc_meta_kept AS SELECT count(*) AS n FROM jdbc_meta");
+        DatabaseMetaData metadata = connection.getMetaData();
+        equal(true, column(metadata.getSchemas(), "TABLE_SCHEM").contains("public"));
+        equal(List.of("public"), column(metadata.getSchemas(null, "publ%"), "TABLE_SCHEM"));
+        equal(true, column(metadata.getCatalogs(), "TABLE_CAT").contains("dev"));
+        equal(true, column(metadata.getTableTypes(), "TABLE_TYPE").contains("MATERIALIZED VIEW"));
+        equal(List.of("jdbc_meta_view"),
+                column(metadata.getTables(null, "public", "jdbc_meta%", new String[] {"VIEW"}), "TABLE_NAME"));
+        List<String> indexed = new ArrayList<>();
+        try (ResultSet rows = metadata.getIndexInfo(null, "public", "jdbc_meta", false, true)) {
+            while (rows.next()) {
+                indexed.add(rows.getString("INDEX_NAME") + " " + rows.getBoolean("NON_UNIQUE") + " "
+                        + rows.getInt("ORDINAL_POSITION") + " " + rows.getString("COLUMN_NAME"));
+            }
+        }
+        equal(List.of("jdbc_meta_pkey false 1 b", "jdbc_meta_pkey false 2 a"), indexed);
+        List<String> best = column(metadata.getBestRowIdentifier(null, "public", "jdbc_meta", 0, true), "COLUMN_NAME");
+        best.sort(null);
+        equal(List.of("a", "b"), best);
+        List<String> none = List.of();
+        equal(none, column(metadata.getFunctions(null, "public", "%"), "FUNCTION_NAME"));
+        equal(none, column(metadata.getProcedures(null, "public", "%"), "PROCEDURE_NAME"));
+        metadata.getClientInfoProperties().close();
+        equal("PostgreSQL", metadata.getDatabaseProductName());
+        equal(true, metadata.getMaxConnections() >= 0);
+        equal(false, metadata.getSQLKeywords().isEmpty());
+        // The columns of a result know where they come from only by their names and types.
+        try (Statement statement = connection.createStatement();
+                ResultSet rows = statement.executeQuery("SELECT a, b AS x FROM jdbc_meta")) {
+            equal("int4 varchar", rows.getMetaData().getColumnTypeName(1) + " " + rows.getMetaData().getColumnTypeName(2));
+            equal("x", rows.getMetaData().getColumnLabel(2));
+        }
     }
 
     /** Ten executions: the driver changes to a named statement and to binary results after the fifth. */
