@@ -38,7 +38,7 @@ public final class NexmarkJob {
             }
             long start = System.nanoTime();
             long cpu = cpu();
-            tables.executeSql("CREATE TABLE result WITH ('connector' = 'blackhole') AS " + query).await();
+            tables.executeSql("CREATE TABLE answer WITH ('connector' = 'blackhole') AS " + query).await();
             double seconds = (System.nanoTime() - start) / 1e9;
             System.out.printf(
                     "{\"wall_s\": %.3f, \"cpu_s\": %.3f, \"rss_max_kb\": %d}%n", seconds, (cpu() - cpu) / 1e9, rssMax());
