@@ -38,7 +38,8 @@ class Server:
         begin = time.monotonic()
         self.process = subprocess.Popen(
             [mainstem, "serve", "--data-dir", data, "--kafka-listen", f"127.0.0.1:{self.kafka}",
-             "--pg-listen", f"127.0.0.1:{self.pg}", "--http-listen", f"127.0.0.1:{self.http}", *arguments], stdout=subprocess.DEVNULL, stderr=self.log)
+             "--pg-listen", f"127.0.0.1:{self.pg}", "--http-listen", f"127.0.0.1:{self.http}", *arguments],
+            stdout=subprocess.DEVNULL, stderr=self.log)
         Server.all.append(self)
         while self.get("/ready") is None:
             if self.process.poll() is not None:

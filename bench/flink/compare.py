@@ -17,6 +17,7 @@ most CPU of the engine (needs Debian's linux-perf).
 """
 
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -33,7 +34,7 @@ from start import Server, directory, parser_of  # noqa: E402
 HERE = Path(__file__).resolve().parent
 TARGET = ROOT / "target/bench-flink"
 OURS = ROOT / "crates/mainstem-engine/tests/suites/nexmark"
-TICKS = 100
+TICKS = os.sysconf("SC_CLK_TCK")
 KINDS = ("person", "auction", "bid")
 SOURCES = {
     "person": "id BIGINT, name VARCHAR, email_address VARCHAR, credit_card VARCHAR, city VARCHAR, state VARCHAR, "

@@ -216,7 +216,9 @@ AGGREGATES = [
     ("agg_array_nulls", "SELECT array_agg(x ORDER BY x NULLS FIRST) AS a FROM t"),
     ("agg_array_arrays", "SELECT array_agg(ARRAY[x, g] ORDER BY id) AS a FROM t"),
     ("agg_of_empty", "SELECT coalesce(sum(x), 0) AS c, max(s) || 'x' AS b, count(*) = 0 AS n FROM t WHERE id < 0"),
-    ("agg_quotients", "SELECT sum(x) / count(*) AS a, floor(avg(x))::int AS c, count(*) * 100 / 7 AS d FROM t HAVING count(*) > 0"),
+    # An average that ends in a half is agg_average_half's.
+    ("agg_quotients", "SELECT sum(x) / count(*) AS a, CASE WHEN 2 * sum(x) % nullif(count(x), 0) = 0 THEN floor(avg(x))::int ELSE avg(x)::int END AS c, count(*) * 100 / 7 AS d FROM t HAVING count(*) > 0"),
+    ("agg_average_half", "SELECT avg(v)::int AS a FROM (VALUES (2), (3)) AS w(v)"),
     ("agg_one_row", "SELECT variance(x) AS a, var_pop(x) AS b, stddev(x) AS c, corr(f, x) AS d, regr_slope(f, x) AS e, covar_samp(f, x) AS h FROM t WHERE id = 1"),
     ("agg_constants", "SELECT corr(1, x) AS a, corr(x, 1) AS b, regr_r2(1, x) AS c, regr_r2(x, 1) AS d, regr_slope(x, 1) AS e, regr_intercept(x, 1) AS h FROM t"),
     ("agg_string_by_row", "SELECT string_agg(s, s ORDER BY id) AS ss FROM t"),

@@ -78,6 +78,7 @@ KNOWN = {
     "above_all": (BOTH, NOT_YET),
     "fetch_first": (BOTH, NOT_YET),
     "agg_bigint_avg": (BOTH, "wrong: the average of bigint adds doubles, so that digits beyond 2^53 are lost"),
+    "agg_average_half": (BOTH, "wrong: the average of integers is a double, and its halves are rounded to even"),
     "agg_numeric_avg": (BOTH, SCALE),
     "agg_filter_null": ("query", "refused: the null is no boolean"),
     "agg_string_orders": ("query", "refused: two aggregates of different orders, one of them DISTINCT"),
