@@ -1,11 +1,12 @@
-//! A new view over existing history: its own operators, fed apart from the lane, until it can join it at one cut.
+//! A new view over existing history: its own operators, fed apart from all lanes, until it can join the lane of the views
+//! that it reads, or be a lane of its own.
 //!
-//! Words: a *round* moves the backfill to a cut that the lane has published: sources by their records, tables and views
-//! below by what changed in their collections between two published versions. The first round reads history; later ones what came
-//! meanwhile. What is left after the last round, the lane does itself when the view joins.
+//! Words: a *round* moves the backfill to a cut at which what it reads is published: sources by their records, tables and
+//! views below by what changed in their collections between two published versions. The first round reads history; later
+//! ones what came meanwhile. What is left after the last round, the lane does itself when the view joins.
 //!
-//! Always true here: between rounds the view is exactly as it would be had it been in the lane from the start; the lane does
-//! not wait; all that is needed is held (records by holds, versions by reference), so nothing can be trimmed below it.
+//! Always true here: between rounds the view is exactly as it would be had it been in a lane from the start; no lane
+//! waits; all that is needed is held (records by holds, versions by reference), so nothing can be trimmed below it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -25,22 +26,16 @@ use crate::watermark::lowest;
 /// Rounds before the lane does the rest, however much it is.
 const ROUNDS_MAX: usize = 16;
 
-/// A table or view below, as of a cut.
-#[derive(Clone, Debug)]
-pub(crate) struct Below {
-    pub(crate) version: Arc<Version>,
-}
-
 /// Tables and views at one cut.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Frontier {
     pub(crate) cut: Cut,
-    pub(crate) below: HashMap<RelationId, Below>,
+    pub(crate) below: HashMap<RelationId, Arc<Version>>,
 }
 
 impl From<&Published> for Frontier {
     fn from(published: &Published) -> Frontier {
-        let below = published.relations.iter().map(|(id, content)| (*id, Below { version: content.version.clone() }));
+        let below = published.relations.iter().map(|(id, content)| (*id, content.version.clone()));
         Frontier { cut: published.cut, below: below.collect() }
     }
 }
@@ -52,7 +47,7 @@ pub(crate) struct Backfill {
     pub(crate) sources: BTreeMap<RelationId, Input>,
     cut: Cut,
     /// What of tables and views has been taken in.
-    below: HashMap<RelationId, Below>,
+    below: HashMap<RelationId, Arc<Version>>,
     pacing: Pacing,
     is_begun: bool,
     context: Context,
@@ -75,7 +70,7 @@ impl Backfill {
         source_of: &dyn Fn(RelationId) -> Option<Arc<Relation>>,
         context: Context,
     ) -> Result<Backfill, EngineError> {
-        let mut view = View::new(relation)?;
+        let mut view = View::new(relation, context.config.shards)?;
         let mut sources = BTreeMap::new();
         for id in view.reads.clone().iter() {
             if let Some(source) = source_of(*id) {
@@ -100,7 +95,7 @@ impl Backfill {
         }
         for id in self.view.reads.iter() {
             if let (Some(below), None) = (to.below.get(id), self.below.get(id)) {
-                rows += below.version.len();
+                rows += below.len();
             }
         }
         Ok(rows)
@@ -114,6 +109,7 @@ impl Backfill {
             slice_rows: context.config.slice_rows,
             read_bytes_max: context.config.read_bytes_max,
             again,
+            is_over: &|| is_cancelled(&context.progress),
         };
         self.take_below(to);
         let done = |rows: u64| context.progress.rows_done.fetch_add(rows, Ordering::Relaxed);
@@ -145,6 +141,16 @@ impl Backfill {
         Ok(())
     }
 
+    /// Tables and views that it reads.
+    pub(crate) fn below(&self) -> Vec<RelationId> {
+        self.view.reads.iter().filter(|id| !self.sources.contains_key(id)).copied().collect()
+    }
+
+    /// Where it stands, with what it has taken in of tables and views.
+    pub(crate) fn stands(&self) -> Frontier {
+        Frontier { cut: self.cut, below: self.below.clone() }
+    }
+
     /// The view was dropped.
     pub(crate) fn is_cancelled(&self) -> bool {
         is_cancelled(&self.context.progress)
@@ -157,8 +163,8 @@ impl Backfill {
             let Some(now) = to.below.get(&id) else { continue };
             let is_first = !self.below.contains_key(&id);
             let deltas = match self.below.get(&id) {
-                None => now.version.deltas(slice_rows),
-                Some(before) => now.version.since(&before.version, slice_rows),
+                None => now.deltas(slice_rows),
+                Some(before) => now.since(before, slice_rows),
             };
             for delta in deltas {
                 self.view.push(id, &delta);
@@ -178,8 +184,9 @@ impl Backfill {
         self.is_begun = true;
     }
 
-    /// Rounds until the lane is near, then the lane is told. Runs on a thread of its own.
+    /// Rounds until what it reads is near, then the coordinator is told. Runs on a thread of its own.
     pub(crate) fn run(mut self: Box<Self>, shared: &Shared) {
+        let below = self.below();
         let id = self.view.relation.id;
         let progress = self.context.progress.clone();
         let gives_up = || shared.gives_up() || is_cancelled(&progress);
@@ -190,8 +197,12 @@ impl Backfill {
         };
         let near = self.context.config.slice_rows as u64 / 4;
         for _ in 0..ROUNDS_MAX {
-            let result = self.advance(&Frontier::from(&*shared.published()), &again);
-            let left = result.and_then(|()| self.distance(&Frontier::from(&*shared.published())));
+            let Some(to) = shared.pin_blocking(&below, &gives_up) else { return };
+            let result = self.advance(&Frontier::from(&to), &again);
+            let left = result.and_then(|()| {
+                let now = shared.with_frontiers(|all| all.common(&below));
+                self.distance(&now.map_or_else(|| Frontier::from(&to), |now| Frontier::from(&now)))
+            });
             if gives_up() {
                 return;
             }

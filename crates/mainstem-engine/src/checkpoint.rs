@@ -1,11 +1,13 @@
-//! Checkpoints of the lane: what is in one, writing it, loading the newest that is whole.
+//! Checkpoints: what is in one, writing it, loading the newest that is whole.
 //!
-//! Sections (see `mainstem-state` for the file): `meta` of nothing; per source and table `input`; per view `view` and, under
-//! the operator's id, `operator`; per table and view `chunk`s. `meta`, `input` and `view` are JSON, `operator` and `chunk`
-//! are the encodings of the circuit and of the collection.
+//! Sections (see `mainstem-state` for the file): `meta` of nothing; per table `input`; per lane, under the id of its first
+//! view, `lane`: its cut, its views, and its sources as of that cut; per view `view` and, under the operator's id,
+//! `operator`; per table and view `chunk`s. `meta`, `input`, `lane` and `view` are JSON, `operator` and `chunk` are the
+//! encodings of the circuit and of the collection. Files without `lane` hold one lane at the one cut, with an `input` per
+//! source.
 //!
-//! Always true here: everything in a checkpoint is as of its one cut; dead letters up to the cut were durable before the
-//! checkpoint was; what cannot be read in full is not used at all, and the next older one is tried.
+//! Always true here: tables are as of the cut in `meta`, and so are lanes that read tables; dead letters up to these cuts
+//! were durable before the checkpoint was; what cannot be read in full is not used at all, and the next older one is tried.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::collection::Version;
 use crate::error::EngineError;
 use crate::input_log::Cut;
-use crate::lane::{InputState, ViewState};
+use crate::lane::{InputState, LanePart, ViewState};
 
 /// Rows in chunks and operators are in this encoding. When Arrow changes it, checkpoints are not read and history is.
 const ROW_FORMAT: &str = "arrow-row-58";
@@ -30,14 +32,29 @@ struct Meta {
     row_format: String,
 }
 
-/// What goes into a checkpoint, taken between two versions. Collections are shared, the rest is small or serialised.
+/// A lane but for what its views hold.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct LaneState {
+    pub(crate) cut: Cut,
+    pub(crate) views: Vec<RelationId>,
+    pub(crate) inputs: Vec<(RelationId, InputState)>,
+}
+
+/// What goes into a checkpoint. Collections are shared, the rest is small or serialised.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
+    /// Of tables.
     pub(crate) cut: Cut,
     pub(crate) inputs: BTreeMap<RelationId, InputState>,
-    pub(crate) views: BTreeMap<RelationId, ViewState>,
-    pub(crate) operators: Vec<(RelationId, OperatorId, Vec<u8>)>,
     pub(crate) collections: BTreeMap<RelationId, Arc<Version>>,
+    pub(crate) lanes: Vec<LanePart>,
+}
+
+impl Snapshot {
+    /// Where a replay begins.
+    pub(crate) fn least_cut(&self) -> Cut {
+        self.lanes.iter().map(|lane| lane.cut).fold(self.cut, Cut::min)
+    }
 }
 
 /// What was in a checkpoint.
@@ -45,6 +62,7 @@ pub(crate) struct Snapshot {
 pub(crate) struct Loaded {
     pub(crate) cut: Cut,
     pub(crate) inputs: BTreeMap<RelationId, InputState>,
+    pub(crate) lanes: Vec<LaneState>,
     pub(crate) views: BTreeMap<RelationId, ViewState>,
     pub(crate) operators: BTreeMap<RelationId, Vec<(OperatorId, Vec<u8>)>>,
     pub(crate) chunks: BTreeMap<RelationId, Vec<Vec<u8>>>,
@@ -71,13 +89,35 @@ pub(crate) fn write(
     for (id, state) in &snapshot.inputs {
         writer.section(&SectionKey::new(id.0, 0, "input"), &json(serde_json::to_vec(state)))?;
     }
-    for (id, state) in &snapshot.views {
-        writer.section(&SectionKey::new(id.0, 0, "view"), &json(serde_json::to_vec(state)))?;
+    save_collections(&mut writer, &snapshot.collections)?;
+    for part in &snapshot.lanes {
+        let state = LaneState {
+            cut: part.cut,
+            views: part.views.keys().copied().collect(),
+            inputs: part.inputs.iter().map(|(id, state)| (*id, state.clone())).collect(),
+        };
+        let first = state.views.first().map_or(0, |id| id.0);
+        writer.section(&SectionKey::new(first, 0, "lane"), &json(serde_json::to_vec(&state)))?;
+        for (id, state) in &part.views {
+            writer.section(&SectionKey::new(id.0, 0, "view"), &json(serde_json::to_vec(state)))?;
+        }
+        for (id, operator, bytes) in &part.operators {
+            writer.section(&SectionKey::new(id.0, operator.0, "operator"), bytes)?;
+        }
+        save_collections(&mut writer, &part.collections)?;
     }
-    for (id, operator, bytes) in &snapshot.operators {
-        writer.section(&SectionKey::new(id.0, operator.0, "operator"), bytes)?;
+    let bytes = writer.finish()?;
+    if let Err(error) = remove_older(&**disk, directory, before.unwrap_or(sequence)) {
+        tracing::warn!(%error, "an old checkpoint could not be removed");
     }
-    for (id, version) in &snapshot.collections {
+    Ok(bytes)
+}
+
+fn save_collections(
+    writer: &mut CheckpointWriter,
+    collections: &BTreeMap<RelationId, Arc<Version>>,
+) -> Result<(), EngineError> {
+    for (id, version) in collections {
         let mut result = Ok(());
         version.save(&mut |bytes| {
             if result.is_ok() {
@@ -86,11 +126,7 @@ pub(crate) fn write(
         });
         result?;
     }
-    let bytes = writer.finish()?;
-    if let Err(error) = remove_older(&**disk, directory, before.unwrap_or(sequence)) {
-        tracing::warn!(%error, "an old checkpoint could not be removed");
-    }
-    Ok(bytes)
+    Ok(())
 }
 
 /// What there is to start from: hands checkpoints to `accept`, the newest first, until it takes one. Answers why others
@@ -125,6 +161,7 @@ fn read(disk: &dyn Disk, directory: &str, sequence: u64) -> Result<Loaded, Engin
             "input" => {
                 loaded.inputs.insert(id, parse(&section.bytes)?);
             }
+            "lane" => loaded.lanes.push(parse(&section.bytes)?),
             "view" => {
                 loaded.views.insert(id, parse(&section.bytes)?);
             }
@@ -141,6 +178,10 @@ fn read(disk: &dyn Disk, directory: &str, sequence: u64) -> Result<Loaded, Engin
         return Err(EngineError::Checkpoint(format!("rows are in format {found}, this build reads {ROW_FORMAT}")));
     }
     loaded.cut = meta.cut;
+    if loaded.lanes.is_empty() {
+        let inputs = loaded.inputs.iter().map(|(id, state)| (*id, state.clone())).collect();
+        loaded.lanes.push(LaneState { cut: meta.cut, views: loaded.views.keys().copied().collect(), inputs });
+    }
     Ok(loaded)
 }
 

@@ -1,12 +1,12 @@
 //! The handle on the running engine: what sessions, the batch side and the server see of it.
 //!
-//! Words: the *lane* is the thread that moves all views (see `lane`); a *pin* is the content of several relations at one
-//! cut; a *job* is a view that still reads history.
+//! Words: a *lane* is a thread that moves views which read one another (see `lane`); a *pin* is the content of several
+//! relations at one cut; a *job* is a view that still reads history.
 //!
-//! Always true here: all relations of a pin stand at the same cut; a pin stays what it is while the lane goes on; nothing
-//! here blocks the lane.
+//! Always true here: all relations of a pin stand at the same cut; a pin stays what it is while lanes go on; nothing here
+//! makes a lane wait: a pin over several lanes waits for the one that is behind.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +16,9 @@ use parking_lot::Mutex;
 
 use crate::collection::Version;
 use crate::error::EngineError;
+use crate::incremental::Shards;
 use crate::input_log::{Cut, Hold, InputLog, OutputLog};
-use crate::lane::{self, Command, JobState, Shared};
+use crate::lane::{self, Command, Demand, JobState, Published, Shared};
 
 /// What an engine is made of.
 #[derive(Debug)]
@@ -41,6 +42,9 @@ pub struct EngineConfig {
     pub directory: String,
     /// Rows pushed through the operators at once.
     pub slice_rows: usize,
+    /// How operators are divided, so that large deltas are worked on in parallel. Results do not depend on it, and it may
+    /// change from start to start. With one shard nothing is read ahead either.
+    pub shards: Shards,
     /// About how long a version may take under load.
     pub version_time_max: Duration,
     /// Bytes read from a partition at once.
@@ -56,6 +60,7 @@ impl Default for EngineConfig {
         EngineConfig {
             directory: "engine".to_owned(),
             slice_rows: 64 << 10,
+            shards: Shards::default(),
             version_time_max: Duration::from_millis(20),
             read_bytes_max: 4 << 20,
             checkpoint_bytes: 256 << 20,
@@ -138,7 +143,7 @@ pub struct RelationStats {
 /// Counters of the engine.
 #[derive(Clone, Debug, Default)]
 pub struct EngineStats {
-    /// What SELECT sees.
+    /// What SELECT sees of all relations.
     pub published: Cut,
     /// Versions published since the engine was opened.
     pub versions: u64,
@@ -153,7 +158,7 @@ pub struct EngineStats {
     /// Subscriptions that live.
     pub subscriptions: u64,
     /// By relation.
-    pub relations: std::collections::BTreeMap<RelationId, RelationStats>,
+    pub relations: BTreeMap<RelationId, RelationStats>,
 }
 
 /// Several relations at one cut.
@@ -177,29 +182,64 @@ pub enum PinnedRelation {
     },
 }
 
-/// The running engine. A clone is another handle; when the last one is dropped, the lane ends as if killed.
+/// Everything at one cut, as far as lanes have come there, see [`Engine::pin_all`].
+#[derive(Clone, Debug)]
+pub(crate) struct PinnedAll {
+    demand: Demand,
+}
+
+impl PinnedAll {
+    /// Its cut.
+    pub(crate) fn cut(&self) -> Cut {
+        self.demand.cut
+    }
+
+    /// Whether the relation was there.
+    pub(crate) fn covers(&self, id: RelationId) -> bool {
+        self.demand.covers(id)
+    }
+
+    /// These relations, when their lanes have come to the cut. Cancel-safe.
+    pub(crate) async fn of(&self, engine: &Engine, relations: &[RelationId]) -> Result<Pinned, EngineError> {
+        let mut moves = engine.shared.moves();
+        loop {
+            moves.borrow_and_update();
+            if let Some(published) = self.demand.of(relations) {
+                return engine.pinned(relations, Some(published));
+            }
+            if engine.shared.has_stopped() {
+                return Err(EngineError::Stopped);
+            }
+            // One that was dropped will never be there.
+            relations.iter().try_for_each(|id| engine.shared.readiness(*id))?;
+            moves.changed().await.map_err(|_| EngineError::Stopped)?;
+        }
+    }
+}
+
+/// The running engine. A clone is another handle; when the last one is dropped, all its threads end as if killed.
 #[derive(Clone, Debug)]
 pub struct Engine {
     pub(crate) shared: Arc<Shared>,
-    lane: Arc<LaneThread>,
+    threads: Arc<Threads>,
 }
 
 #[derive(Debug)]
-struct LaneThread {
+struct Threads {
     shared: Arc<Shared>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    coordinator: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
-impl LaneThread {
+impl Threads {
     fn end(&self, command: Command) {
         self.shared.send(command);
-        if let Some(thread) = self.thread.lock().take() {
+        if let Some(thread) = self.coordinator.lock().take() {
             let _ = thread.join();
         }
     }
 }
 
-impl Drop for LaneThread {
+impl Drop for Threads {
     fn drop(&mut self) {
         self.shared.abandon();
         self.end(Command::Abandon);
@@ -207,12 +247,12 @@ impl Drop for LaneThread {
 }
 
 impl Engine {
-    /// Loads the newest checkpoint that is whole and starts the lane, which replays what came after it. Views that the
+    /// Loads the newest checkpoint that is whole and starts the lanes, which replay what came after it. Views that the
     /// checkpoint does not know read history in the background ([`Engine::wait_ready`]).
     pub fn open(parts: EngineParts, catalog: Arc<Catalog>) -> Result<(Engine, RestoreReport), EngineError> {
         let (shared, thread, report) = lane::start(parts, catalog)?;
-        let lane = Arc::new(LaneThread { shared: shared.clone(), thread: Mutex::new(Some(thread)) });
-        Ok((Engine { shared, lane }, report))
+        let threads = Arc::new(Threads { shared: shared.clone(), coordinator: Mutex::new(Some(thread)) });
+        Ok((Engine { shared, threads }, report))
     }
 
     /// To be called after DDL is durable: new tables and views start, dropped ones stop. Returns at once.
@@ -220,22 +260,34 @@ impl Engine {
         self.shared.catalog_changed(catalog);
     }
 
-    /// What SELECT sees.
+    /// What SELECT sees of all relations: the least of what their lanes have published.
     #[must_use]
     pub fn published(&self) -> Cut {
-        self.shared.published().cut
+        self.shared.published()
     }
 
-    /// Returns when the published cut is at least this; `Stopped` when it never will be. Cancel-safe.
+    /// Returns when all that there is shows at least this cut; `Stopped` when it never will. Cancel-safe.
     pub async fn wait_published(&self, at_least: Cut) -> Result<(), EngineError> {
-        let mut cuts = self.shared.cuts();
-        while *cuts.borrow_and_update() < at_least {
+        self.wait_until(|shared| shared.published() >= at_least).await
+    }
+
+    /// [`Engine::wait_published`] for these relations only: waits for no lane but theirs.
+    pub async fn wait_published_of(&self, relations: &[RelationId], at_least: Cut) -> Result<(), EngineError> {
+        self.wait_until(|shared| shared.with_frontiers(|all| all.reach_of_all(relations)) >= at_least).await
+    }
+
+    async fn wait_until(&self, is_true: impl Fn(&Shared) -> bool) -> Result<(), EngineError> {
+        let mut moves = self.shared.moves();
+        loop {
+            moves.borrow_and_update();
+            if is_true(&self.shared) {
+                return Ok(());
+            }
             if self.shared.has_stopped() {
                 return Err(EngineError::Stopped);
             }
-            cuts.changed().await.map_err(|_| EngineError::Stopped)?;
+            moves.changed().await.map_err(|_| EngineError::Stopped)?;
         }
-        Ok(())
     }
 
     /// [`Engine::wait_published`] for threads; whether it was reached in time.
@@ -261,25 +313,86 @@ impl Engine {
         self.shared.wait_ready_blocking(relation, timeout)
     }
 
-    /// Tables and materialized views with their rows, sources with their positions, all at the published cut.
+    /// Tables and materialized views with their rows, sources with their positions, all at one cut: the highest that their
+    /// lanes have published. Where there is none yet this blocks until there is ([`Engine::pin_when`] does not); relations of
+    /// one lane, or tables alone, never wait.
     pub fn pin(&self, relations: &[RelationId]) -> Result<Pinned, EngineError> {
+        let stored = self.stored(relations)?;
+        let published = self.shared.pin_blocking(&stored, &|| false);
+        self.pinned(relations, published)
+    }
+
+    /// The same at a cut that is not before `at_least`, as soon as there is one. Waits until the relations are ready.
+    /// Cancel-safe.
+    pub async fn pin_when(&self, relations: &[RelationId], at_least: Cut) -> Result<Pinned, EngineError> {
+        for id in relations {
+            self.wait_ready(*id).await?;
+        }
+        let stored = self.stored(relations)?;
+        let (mut moves, mut demand) = (self.shared.moves(), None);
+        loop {
+            moves.borrow_and_update();
+            if let Some(published) = self.shared.pin(&stored, at_least, &mut demand) {
+                return self.pinned(relations, Some(published));
+            }
+            if self.shared.has_stopped() {
+                return Err(EngineError::Stopped);
+            }
+            stored.iter().try_for_each(|id| self.shared.readiness(*id))?;
+            moves.changed().await.map_err(|_| EngineError::Stopped)?;
+        }
+    }
+
+    /// Everything that can be read, at the cut that tables stand at now. Lanes that are not there yet are waited for when
+    /// something of theirs is asked for.
+    pub(crate) fn pin_all(&self) -> PinnedAll {
         let catalog = self.shared.catalog();
-        let published = self.shared.published();
+        let is_stored =
+            |it: &&Arc<Relation>| matches!(it.kind, RelationKind::Table(_) | RelationKind::MaterializedView(_));
+        let stored: Vec<RelationId> = catalog.relations().filter(is_stored).map(|relation| relation.id).collect();
+        let demand = self.shared.publish(|all| {
+            let ready: Vec<RelationId> = stored.into_iter().filter(|id| all.has(*id)).collect();
+            all.demand(&ready)
+        });
+        PinnedAll { demand }
+    }
+
+    /// Tables and materialized views among these; an error for one that is unknown, or that cannot be read.
+    fn stored(&self, relations: &[RelationId]) -> Result<Vec<RelationId>, EngineError> {
+        let catalog = self.shared.catalog();
+        let mut stored = Vec::with_capacity(relations.len());
+        for id in relations {
+            match catalog.relation(*id).ok_or(EngineError::UnknownRelation(id.0))?.kind {
+                RelationKind::Source(_) => {}
+                RelationKind::View(_) => return Err(EngineError::UnknownRelation(id.0)),
+                RelationKind::Table(_) | RelationKind::MaterializedView(_) => {
+                    // What was published stays readable when the engine has stopped.
+                    self.shared.readiness(*id)?;
+                    stored.push(*id);
+                }
+            }
+        }
+        Ok(stored)
+    }
+
+    fn pinned(&self, relations: &[RelationId], published: Option<Published>) -> Result<Pinned, EngineError> {
+        let catalog = self.shared.catalog();
+        let Some(published) = published else {
+            relations.iter().try_for_each(|id| self.shared.readiness(*id))?;
+            return Err(EngineError::Stopped);
+        };
         let mut pinned = Pinned { cut: published.cut, relations: HashMap::with_capacity(relations.len()) };
         for id in relations {
             let relation = catalog.relation(*id).ok_or(EngineError::UnknownRelation(id.0))?;
-            let one = match &relation.kind {
-                RelationKind::Source(source) => {
+            let one = match (&relation.kind, published.relations.get(id)) {
+                (RelationKind::Source(source), _) => {
                     PinnedRelation::Source { positions: self.source_positions(source.topic, published.cut)? }
                 }
-                RelationKind::View(_) => return Err(EngineError::UnknownRelation(id.0)),
-                RelationKind::Table(_) | RelationKind::MaterializedView(_) => {
-                    let Some(content) = published.relations.get(id) else {
-                        self.shared.readiness(*id)?;
-                        return Err(EngineError::NotReady { name: relation.name.clone() });
-                    };
-                    PinnedRelation::Collection(content.version.clone(), published.first_error(*id))
+                (_, Some(content)) => {
+                    let error = content.error.as_ref().map(|error| error.to_string());
+                    PinnedRelation::Collection(content.version.clone(), error)
                 }
+                (_, None) => return Err(EngineError::NotReady { name: relation.name.clone() }),
             };
             pinned.relations.insert(*id, one);
         }
@@ -326,26 +439,32 @@ impl Engine {
     #[must_use]
     pub fn stats(&self) -> EngineStats {
         let mut stats = self.shared.stats();
+        use std::sync::atomic::Ordering::Relaxed;
         stats.published = self.published();
-        stats.subscriptions = self.shared.subscriptions();
+        stats.versions = self.shared.versions();
+        stats.subscriptions = self.shared.subscriptions.load(Relaxed);
         let (newest, now_ms) = (self.input().newest(), self.shared.clock.wall_ms());
         let catalog = self.shared.catalog();
-        let mut lags = std::collections::BTreeMap::new();
+        // By relation: its topics and the newest timestamp that was read of them.
+        let mut inputs: HashMap<RelationId, BTreeMap<uuid::Uuid, i64>> = HashMap::new();
         for (id, relation) in &mut stats.relations {
             // Relations come after what they read.
-            let (records, ms) = match catalog.relation(*id).and_then(|relation| relation.topic()) {
-                Some(topic) => {
-                    let records = self.distance(topic, stats.published, newest);
-                    let age_ms = u64::try_from(now_ms - relation.newest_timestamp_ms).unwrap_or(0);
-                    (records, if records > 0 { age_ms } else { 0 })
-                }
+            let topics: BTreeMap<uuid::Uuid, i64> = match catalog.relation(*id).and_then(|relation| relation.topic()) {
+                Some(topic) => BTreeMap::from([(topic, relation.newest_timestamp_ms)]),
                 None => {
-                    let below = || relation.reads.iter().filter_map(|id| lags.get(id).copied());
-                    (below().map(|(records, _)| records).sum(), below().map(|(_, ms)| ms).max().unwrap_or(0))
+                    relation.reads.iter().filter_map(|id| inputs.get(id)).flatten().map(|(t, n)| (*t, *n)).collect()
                 }
             };
-            lags.insert(*id, (records, ms));
-            (relation.lag_records, relation.lag_ms) = (records, ms);
+            let stands = self.shared.with_frontiers(|all| all.reach_of(*id));
+            for (topic, newest_timestamp_ms) in &topics {
+                let records = self.distance(*topic, stands, newest);
+                relation.lag_records += records;
+                if records > 0 {
+                    let age_ms = u64::try_from(now_ms - newest_timestamp_ms).unwrap_or(0);
+                    relation.lag_ms = relation.lag_ms.max(age_ms);
+                }
+            }
+            inputs.insert(*id, topics);
         }
         stats
     }
@@ -357,23 +476,23 @@ impl Engine {
         at(to).iter().zip(at(from)).map(|(to, from)| u64::try_from(to - from).unwrap_or(0)).sum()
     }
 
-    /// Whether the lane has ended, by [`Engine::stop`] or by a failure: what readers see moves no more.
+    /// Whether the engine has ended, by [`Engine::stop`] or by a failure: what readers see moves no more.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.shared.has_stopped()
     }
 
-    /// Writes a checkpoint of the published cut and returns when it is durable.
+    /// Writes a checkpoint of what is published, or a later cut, and returns its least cut when it is durable.
     pub fn checkpoint_now(&self) -> Result<Cut, EngineError> {
         let (sender, receiver) = crossbeam_channel::bounded(1);
         self.shared.send(Command::Checkpoint(sender));
         receiver.recv().map_err(|_| EngineError::Stopped)?
     }
 
-    /// Writes a checkpoint and ends the lane. Blocks until both are done; later calls on any handle see a stopped engine.
+    /// Writes a checkpoint and ends all threads. Blocks until both are done; later calls on any handle see a stopped engine.
     pub fn stop(&self) {
         self.shared.stopping();
-        self.lane.end(Command::Stop);
+        self.threads.end(Command::Stop);
     }
 
     /// The log, for batch reads of history.

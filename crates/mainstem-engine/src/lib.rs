@@ -2,7 +2,8 @@
 //! the writes to tables.
 //!
 //! Words: a [`Delta`] is rows with weights (+n inserts, -n deletes); a *version* is what readers see, the state after
-//! all entries up to a [`Cut`]; a *circuit* is one view's operators; a *lane* is what moves together; a *collection* is
+//! all entries up to a [`Cut`]; a *circuit* is one view's operators; a *lane* is views that move
+//! together on a thread of their own; a *collection* is
 //! the readable content of a relation.
 //!
 //! Always true here (DESIGN section 5): a view equals its definition at every published version; a version never holds

@@ -1,7 +1,5 @@
 //! Falsifies what a view shows, so that a comparison with batch can prove that it would notice.
 
-use std::collections::HashMap;
-
 use arrow::compute::{concat, concat_batches};
 use mainstem_catalog::RelationId;
 
@@ -9,13 +7,14 @@ use crate::collection::{Collection, KeyKind};
 use crate::delta::Delta;
 use crate::engine::Engine;
 use crate::error::EngineError;
-use crate::lane::Published;
+use crate::input_log::Cut;
 
 impl Engine {
     /// Gives one row of a view another row's first column, in what readers see; the log, the operators and checkpoints are
     /// left alone, so that the next version that changes the view, or a restart, shows the truth again. Needs two rows that differ there.
     pub fn corrupt_one_row(&self, view: RelationId) -> Result<(), EngineError> {
-        let before = self.shared.published();
+        let before = self.shared.with_frontiers(|all| all.common(&[view]));
+        let before = before.ok_or(EngineError::UnknownRelation(view.0))?;
         let content = before.relations.get(&view).ok_or(EngineError::UnknownRelation(view.0))?;
         let schema = content.version.schema().clone();
         let all: Vec<_> = content.version.scan(None, 8192).collect();
@@ -29,12 +28,8 @@ impl Engine {
         columns[0] = concat(&[&first.slice(last, 1), &first.slice(1, last)]).expect("slices of one column");
         let falsified = arrow::record_batch::RecordBatch::try_new(schema.clone(), columns).expect("the same columns");
         let mut collection = Collection::new(schema, KeyKind::WholeRow);
-        collection.apply(before.cut, &Delta::from_inserts(falsified));
-        let mut relations: HashMap<_, _> = (*before.relations).clone();
-        if let Some(content) = relations.get_mut(&view) {
-            content.version = collection.version();
-        }
-        self.shared.publish(Published { cut: before.cut, relations: relations.into() });
+        collection.apply(Cut::ZERO, &Delta::from_inserts(falsified));
+        self.shared.publish(|all| all.falsify(view, collection.version()));
         Ok(())
     }
 }

@@ -41,10 +41,9 @@ impl Session {
     ) -> Result<(SchemaRef, RowStream), SqlError> {
         // A query without parameters may still name one, which is then an error.
         let query = bound(query, parameters)?;
-        let catalog = self.shared.catalogs.current();
         let acknowledged = self.shared.acknowledged();
         let writes = self.transaction.as_mut().map(|open| &mut open.writes);
-        let at = self.shared.tables.read_point(writes, &catalog, acknowledged).await?;
+        let at = self.shared.tables.read_point(writes, acknowledged).await?;
         let planned = Box::pin(self.planned_at(&query, &at)).await?;
         let Planned { context, plan, schema } = planned;
         let announced = schema.clone();

@@ -56,7 +56,8 @@ impl Session {
         }
         let acknowledged = self.shared.acknowledged();
         let planned = self.planned_subscription(subscribe, parameters)?;
-        self.shared.engine.wait_published(acknowledged).await.map_err(|error| engine_error(&error))?;
+        let read = planned.followed.relations();
+        self.shared.engine.wait_published_of(&read, acknowledged).await.map_err(|error| engine_error(&error))?;
         let schema = planned.shape.schema.clone();
         let engine = self.shared.engine.clone();
         let start = async move {

@@ -220,14 +220,10 @@ pub(crate) async fn context_with(
         snapshot.note_read(below.filter_map(|id| catalog.relation(id)?.topic()));
     }
     let pinned = match &at.transaction {
-        Some(snapshot) => snapshot.pinned(engine, &stored)?,
+        Some(snapshot) => snapshot.pinned(engine, &stored).await?,
         None => {
-            engine.wait_published(at.at_least).await.map_err(|error| engine_error(&error))?;
-            // After a restart a view may have to read its history again.
-            for id in &stored {
-                engine.wait_ready(*id).await.map_err(|error| engine_error(&error))?;
-            }
-            engine.pin(&stored).map_err(|error| engine_error(&error))?
+            // After a restart a view may have to read its history again. Waits for no lanes but theirs.
+            engine.pin_when(&stored, at.at_least).await.map_err(|error| engine_error(&error))?
         }
     };
     let own_writes = OwnWrites { engine, catalog, pinned: &pinned, overlays, options };

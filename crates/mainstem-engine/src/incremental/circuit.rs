@@ -15,6 +15,7 @@ use super::distinct::Distinct;
 use super::emit_on_close::EmitOnClose;
 use super::join::{Join, JoinParts};
 use super::over::{Over, OverParts};
+use super::sharded::{Routing, Sharded, Shards};
 use super::stateless::{Constant, DropLate, Filter, Project, Union, Unnest};
 use super::top_n::TopN;
 use super::{Context, Operate};
@@ -27,6 +28,8 @@ pub const LATE_COLUMN: &str = "__late";
 
 /// Outputs collected within a version are merged when this many rows, and twice as many as after the last merge, wait.
 const MERGE_ROWS: usize = 256 * 1024;
+/// While an operator gives, those after it run when this many rows wait for them.
+const WAITING_ROWS_MAX: usize = 128 * 1024;
 
 /// The operators of one view with their state.
 #[derive(Debug)]
@@ -34,13 +37,23 @@ pub struct Circuit {
     nodes: Vec<Wired>,
     /// Of the output, as the graph has it.
     schema: SchemaRef,
+    tally: Tally,
+}
+
+/// What has come out of a version so far.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Place of the output node, and its schema.
     output: usize,
-    /// What the output node gave in this version so far.
+    schema: Option<SchemaRef>,
+    /// What it gave.
     given: Vec<Delta>,
     given_rows: usize,
     merged_rows: usize,
     errors: RowErrors,
     late: u64,
+    /// Rows that wait for operators.
+    waiting: usize,
 }
 
 /// A node in its place.
@@ -93,6 +106,12 @@ pub struct OperatorStats {
 impl Circuit {
     /// The operators of a graph, without state: nothing has come in yet, no version has been finished.
     pub fn new(graph: &Graph) -> Result<Circuit, EngineError> {
+        Circuit::with_shards(graph, Shards::ONE)
+    }
+
+    /// The same, with so many shards of each operator that can have several: large deltas are worked on in parallel. What
+    /// comes out is the same for any number.
+    pub fn with_shards(graph: &Graph, shards: Shards) -> Result<Circuit, EngineError> {
         graph.check().map_err(EngineError::Graph)?;
         let compiler = Compiler::new(&graph.settings)?;
         let schemas: Vec<SchemaRef> = graph
@@ -113,7 +132,7 @@ impl Circuit {
             nodes.push(Wired {
                 id: node.id,
                 schema: schemas[place].clone(),
-                operator: if source.is_some() { None } else { Some(builder.build(node)?) },
+                operator: if source.is_some() { None } else { Some(builder.build_sharded(node, shards)?) },
                 source,
                 users: Vec::new(),
                 pending: Vec::new(),
@@ -127,12 +146,11 @@ impl Circuit {
         Ok(Circuit {
             nodes,
             schema: graph.output_schema().map_err(sql_error)?,
-            output: graph.output.0 as usize,
-            given: Vec::new(),
-            given_rows: 0,
-            merged_rows: 0,
-            errors: RowErrors::default(),
-            late: 0,
+            tally: Tally {
+                output: graph.output.0 as usize,
+                schema: Some(schemas[graph.output.0 as usize].clone()),
+                ..Tally::default()
+            },
         })
     }
 
@@ -157,26 +175,29 @@ impl Circuit {
             } else {
                 delta.project(&columns).with_schema(&node.schema)
             };
-            self.route(place, projected);
+            let (node, after) = self.nodes[place..].split_first_mut().expect("the place of a node");
+            let outlet = Outlet { place, users: &node.users, drops_retractions: node.drops_retractions };
+            outlet.route(projected, after, &mut self.tally);
         }
-        self.run(None);
+        run(&mut self.nodes, 0, &mut self.tally, None, false);
     }
 
     /// End of a version: what it changed. `watermark` is the graph's, in microseconds: the least of those of its inputs that
     /// have one; it never goes back.
     pub fn finish_version(&mut self, watermark: Option<i64>) -> VersionOutput {
-        self.run(Some(watermark));
+        run(&mut self.nodes, 0, &mut self.tally, watermark, true);
         if let Some(watermark) = watermark {
             self.nodes.iter_mut().filter_map(|node| node.operator.as_mut()).for_each(|node| node.retire(watermark));
         }
-        let mut output = Delta::consolidate(&self.nodes[self.output].schema, &self.given);
+        let tally = &mut self.tally;
+        let mut output = Delta::consolidate(&self.nodes[tally.output].schema, &tally.given);
         let columns = output.rows.columns().iter().zip(self.schema.fields());
         if columns.into_iter().all(|(column, field)| field.is_nullable() || column.null_count() == 0) {
             output = output.with_schema(&self.schema);
         }
-        self.given.clear();
-        (self.given_rows, self.merged_rows) = (0, 0);
-        VersionOutput { output, errors: self.errors.take(), late: std::mem::take(&mut self.late) }
+        tally.given.clear();
+        (tally.given_rows, tally.merged_rows) = (0, 0);
+        VersionOutput { output, errors: tally.errors.take(), late: std::mem::take(&mut tally.late) }
     }
 
     /// Rows processed, and rows read from or written to state, since the circuit was made.
@@ -206,7 +227,7 @@ impl Circuit {
     /// The state of all operators as of the last finished version, in sections of about a MiB: each belongs to an operator,
     /// an operator may have any number of them. Must not be called between a push and the end of its version.
     pub fn save(&self, out: &mut dyn FnMut(OperatorId, &[u8])) {
-        assert!(self.given.is_empty(), "state is saved between versions");
+        assert!(self.tally.given.is_empty(), "state is saved between versions");
         for node in &self.nodes {
             if let Some(operator) = &node.operator {
                 operator.save(&mut |section| out(node.id, section));
@@ -219,7 +240,16 @@ impl Circuit {
         graph: &Graph,
         sections: impl IntoIterator<Item = (OperatorId, B)>,
     ) -> Result<Circuit, EngineError> {
-        let mut circuit = Circuit::new(graph)?;
+        Circuit::restore_with_shards(graph, Shards::ONE, sections)
+    }
+
+    /// The same with so many shards, however many there were when the sections were saved.
+    pub fn restore_with_shards<B: AsRef<[u8]>>(
+        graph: &Graph,
+        shards: Shards,
+        sections: impl IntoIterator<Item = (OperatorId, B)>,
+    ) -> Result<Circuit, EngineError> {
+        let mut circuit = Circuit::with_shards(graph, shards)?;
         for (id, section) in sections {
             let node = circuit.nodes.get_mut(id.0 as usize).and_then(|node| node.operator.as_mut());
             let node = node.ok_or_else(|| EngineError::State(format!("there is no operator {}", id.0)))?;
@@ -234,52 +264,79 @@ impl Circuit {
     pub fn break_operator(&mut self, id: OperatorId) {
         self.nodes[id.0 as usize].drops_retractions = true;
     }
+}
 
-    /// Hands what a node gave to its users.
-    fn route(&mut self, place: usize, mut delta: Delta) {
-        if self.nodes[place].drops_retractions {
+impl Tally {
+    /// The output node gave this.
+    fn give(&mut self, delta: Delta) {
+        self.given_rows += delta.len();
+        self.given.push(delta);
+        if self.given_rows > MERGE_ROWS.max(2 * self.merged_rows)
+            && let Some(schema) = &self.schema
+        {
+            let merged = Delta::consolidate(schema, &self.given);
+            (self.given_rows, self.merged_rows) = (merged.len(), merged.len());
+            self.given = vec![merged];
+        }
+    }
+}
+
+/// Where what a node gives goes.
+struct Outlet<'a> {
+    place: usize,
+    users: &'a [(usize, usize)],
+    drops_retractions: bool,
+}
+
+impl Outlet<'_> {
+    /// Hands what the node gave to its users, which are all among the nodes after it.
+    fn route(&self, mut delta: Delta, after: &mut [Wired], tally: &mut Tally) {
+        if self.drops_retractions {
             let kept: BooleanArray = delta.weights.iter().map(|weight| Some(*weight > 0)).collect();
             delta = delta.filter(&kept);
         }
         if delta.is_empty() {
             return;
         }
-        if place == self.output {
-            self.given_rows += delta.len();
-            self.given.push(delta.clone());
-            if self.given_rows > MERGE_ROWS.max(2 * self.merged_rows) {
-                let merged = Delta::consolidate(&self.nodes[place].schema, &self.given);
-                (self.given_rows, self.merged_rows) = (merged.len(), merged.len());
-                self.given = vec![merged];
-            }
+        if self.place == tally.output {
+            tally.give(delta.clone());
         }
-        for (user, port) in self.nodes[place].users.clone() {
-            self.nodes[user].pending.push((port, delta.clone()));
+        for (user, port) in self.users {
+            tally.waiting += delta.len();
+            after[user - self.place - 1].pending.push((*port, delta.clone()));
         }
     }
+}
 
-    /// Runs every operator on what waits for it, inputs before users; at the end of a version lets each finish as well.
-    fn run(&mut self, end: Option<Option<i64>>) {
-        for place in 0..self.nodes.len() {
-            let mut given = Vec::new();
-            let node = &mut self.nodes[place];
-            let Some(operator) = &mut node.operator else { continue };
-            let mut context = Context {
-                errors: &mut self.errors,
-                touched: &mut node.touched,
-                late: &mut self.late,
-                watermark: end.flatten(),
-            };
-            for (port, delta) in node.pending.drain(..) {
-                *context.touched += delta.len() as u64;
-                given.extend(operator.apply(port, &delta, &mut context));
+/// Runs every node on what waits for it, inputs before users; at the end of a version lets each finish as well. `first` is the
+/// place of the first of these nodes, which are all up to the last. Where an operator gives much, what is after it runs in
+/// between, so that not all of it has to be held.
+fn run(nodes: &mut [Wired], first: usize, tally: &mut Tally, watermark: Option<i64>, is_end: bool) {
+    for index in 0..nodes.len() {
+        let (node, after) = nodes[index..].split_first_mut().expect("the index of a node");
+        let place = first + index;
+        let Wired { operator: Some(operator), users, pending, touched, drops_retractions, .. } = node else { continue };
+        let outlet = Outlet { place, users, drops_retractions: *drops_retractions };
+        let (mut errors, mut late) = (RowErrors::default(), 0);
+        let mut context = Context { errors: &mut errors, touched, late: &mut late, watermark };
+        for (port, delta) in std::mem::take(pending) {
+            *context.touched += delta.len() as u64;
+            tally.waiting -= delta.len();
+            operator.apply_in_parts(port, &delta, &mut context, &mut |piece| {
+                outlet.route(piece, after, tally);
+                if tally.waiting > WAITING_ROWS_MAX {
+                    run(after, place + 1, tally, watermark, false);
+                }
+            });
+        }
+        if is_end {
+            for delta in operator.finish(&mut context) {
+                outlet.route(delta, after, tally);
             }
-            if end.is_some() {
-                given.extend(operator.finish(&mut context));
-            }
-            for delta in given {
-                self.route(place, delta);
-            }
+        }
+        tally.late += late;
+        for (message, weight) in errors.take() {
+            tally.errors.add(message, weight);
         }
     }
 }
@@ -304,6 +361,34 @@ impl Builder<'_> {
 
     fn input(&self, node: &Node, port: usize) -> &SchemaRef {
         &self.schemas[node.inputs[port].0 as usize]
+    }
+
+    /// The operator, as several shards where rows can be told apart by a key or need no state.
+    fn build_sharded(&self, node: &Node, shards: Shards) -> Result<Box<dyn Operate>, EngineError> {
+        let columns = |port: usize| (0..self.input(node, port).fields().len()).map(Scalar::Column).collect::<Vec<_>>();
+        let keys: Vec<Vec<Scalar>> = match &node.operator {
+            Operator::Aggregate { group, .. } => vec![group.clone()],
+            Operator::Join { on, .. } => {
+                vec![on.iter().map(|pair| pair.0.clone()).collect(), on.iter().map(|pair| pair.1.clone()).collect()]
+            }
+            Operator::Distinct => vec![columns(0)],
+            Operator::Over { partition, .. } => vec![partition.clone()],
+            _ => Vec::new(),
+        };
+        let takes_ranges =
+            matches!(&node.operator, Operator::Filter { .. } | Operator::Project { .. } | Operator::Unnest { .. });
+        let has_keys = !keys.is_empty() && keys.iter().all(|keys| !keys.is_empty());
+        if shards.count < 2 || !(takes_ranges || has_keys) {
+            return self.build(node);
+        }
+        let routing = if takes_ranges {
+            Routing::Rows
+        } else {
+            let compile = |(port, keys): (usize, &Vec<Scalar>)| self.compiler.compile_all(keys, self.input(node, port));
+            Routing::by(keys.iter().enumerate().map(compile).collect::<Result<_, _>>()?)?
+        };
+        let operators = (0..shards.count).map(|_| self.build(node)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Box::new(Sharded::new(routing, operators, shards.parallel_rows)))
     }
 
     fn build(&self, node: &Node) -> Result<Box<dyn Operate>, EngineError> {

@@ -72,11 +72,14 @@ impl Operate for Distinct {
         writer.finish();
     }
 
-    fn restore(&mut self, section: &[u8]) -> Result<(), EngineError> {
+    fn restore_keys(&mut self, section: &[u8], is_kept: &dyn Fn(&[u8]) -> bool) -> Result<(), EngineError> {
         let mut reader = StateReader::new(KIND, section)?;
         while !reader.is_done() {
             let key = reader.bytes()?;
             let count = reader.i64()?;
+            if !is_kept(key) {
+                continue;
+            }
             self.key_bytes += key.len() as u64;
             self.counts.insert(key.into(), count);
         }

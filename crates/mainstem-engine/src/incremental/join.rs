@@ -248,6 +248,12 @@ struct Met {
 
 impl Operate for Join {
     fn apply(&mut self, port: usize, delta: &Delta, context: &mut Context<'_>) -> Vec<Delta> {
+        let mut given = Vec::new();
+        self.apply_in_parts(port, delta, context, &mut |piece| given.push(piece));
+        given
+    }
+
+    fn apply_in_parts(&mut self, port: usize, delta: &Delta, context: &mut Context<'_>, give: &mut dyn FnMut(Delta)) {
         let keyed = self.keyed(port, delta, context);
         let mut met = Met { own_degrees: vec![0; keyed.delta.len()], ..Met::default() };
         let mut pairs = Pairs::default();
@@ -258,13 +264,14 @@ impl Operate for Join {
                 pairs.other.extend_from_slice(piece);
                 if pairs.own.len() >= PAIRS_MAX {
                     self.build(port, &keyed, &mut pairs, &mut met, context);
+                    met.out.drain(..).for_each(&mut *give);
                 }
             }
         }
         self.build(port, &keyed, &mut pairs, &mut met, context);
         self.store(port, &keyed, &mut met);
         *context.touched += keyed.delta.len() as u64;
-        met.out
+        met.out.drain(..).for_each(give);
     }
 
     fn state_size(&self) -> (u64, u64) {
@@ -290,12 +297,15 @@ impl Operate for Join {
         writer.finish();
     }
 
-    fn restore(&mut self, section: &[u8]) -> Result<(), EngineError> {
+    fn restore_keys(&mut self, section: &[u8], is_kept: &dyn Fn(&[u8]) -> bool) -> Result<(), EngineError> {
         let mut reader = StateReader::new(KIND, section)?;
         while !reader.is_done() {
             let place = reader.u8()? as usize;
             let (key, row) = (reader.bytes()?, reader.bytes()?);
             let (weight, degree) = (reader.i64()?, reader.i64()?);
+            if !is_kept(key) {
+                continue;
+            }
             let side = self.sides.get_mut(place);
             let side = side.ok_or_else(|| EngineError::State(format!("a join has no side {place}")))?;
             side.adjust(key, row, weight, degree);

@@ -17,6 +17,8 @@ mod encoding;
 mod join;
 mod multiset;
 mod over;
+mod pool;
+mod sharded;
 mod stateless;
 mod top_n;
 
@@ -26,7 +28,10 @@ use crate::delta::Delta;
 use crate::error::EngineError;
 use crate::scalar::RowErrors;
 
+pub(crate) use pool::pool;
+
 pub use circuit::{Circuit, LATE_COLUMN, OperatorStats, VersionOutput};
+pub use sharded::Shards;
 
 /// Fixed, so that the same state is laid out the same way in each run.
 const STATE_HASHER: ahash::RandomState = ahash::RandomState::with_seeds(
@@ -79,6 +84,11 @@ trait Operate: Debug + Send {
     /// Takes a delta on one of its inputs and gives what follows from it at once.
     fn apply(&mut self, port: usize, delta: &Delta, context: &mut Context<'_>) -> Vec<Delta>;
 
+    /// The same for operators that may give much more than they take: each piece goes on as soon as it is there.
+    fn apply_in_parts(&mut self, port: usize, delta: &Delta, context: &mut Context<'_>, give: &mut dyn FnMut(Delta)) {
+        self.apply(port, delta, context).into_iter().for_each(give);
+    }
+
     /// The version's input is complete: gives what is given once per version.
     fn finish(&mut self, _context: &mut Context<'_>) -> Vec<Delta> {
         Vec::new()
@@ -96,7 +106,12 @@ trait Operate: Debug + Send {
     fn save(&self, _out: &mut dyn FnMut(&[u8])) {}
 
     /// Adds a section that [`Operate::save`] wrote.
-    fn restore(&mut self, _section: &[u8]) -> Result<(), EngineError> {
+    fn restore(&mut self, section: &[u8]) -> Result<(), EngineError> {
+        self.restore_keys(section, &|_| true)
+    }
+
+    /// Adds of a section what belongs to the keys for which this is true.
+    fn restore_keys(&mut self, _section: &[u8], _is_kept: &dyn Fn(&[u8]) -> bool) -> Result<(), EngineError> {
         Err(EngineError::State("a section for an operator that has no state".to_owned()))
     }
 }

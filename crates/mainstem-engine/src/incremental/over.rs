@@ -264,12 +264,15 @@ impl Operate for Over {
         writer.finish();
     }
 
-    fn restore(&mut self, section: &[u8]) -> Result<(), EngineError> {
+    fn restore_keys(&mut self, section: &[u8], is_kept: &dyn Fn(&[u8]) -> bool) -> Result<(), EngineError> {
         let mut reader = StateReader::new(KIND, section)?;
         while !reader.is_done() {
             let partition = reader.bytes()?;
             let key = reader.bytes()?;
-            self.change(partition, [(key, reader.i64()?)]);
+            let weight = reader.i64()?;
+            if is_kept(partition) {
+                self.change(partition, [(key, weight)]);
+            }
         }
         Ok(())
     }

@@ -1,42 +1,76 @@
 //! When checkpoints are taken, and what follows when one is durable.
 //!
-//! The lane stops only to serialise its operators; a thread writes. Holds follow the checkpoint before the newest, so that
-//! what that one would replay is still there should the newest be damaged.
+//! The coordinator names the front of now: tables go into the checkpoint as they are there. Each lane gives its *part* when
+//! it comes there if it reads tables, else where it stands, and stops only to serialise its operators; a thread writes when
+//! all parts are in. So each lane restarts at a cut of its own. Holds follow the checkpoint before the newest, so that what
+//! that one would replay is still there should the newest be damaged. While lanes are merged no checkpoint is begun, and
+//! while parts are gathered no lanes are merged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use mainstem_catalog::RelationId;
 
-use super::{BROKEN, Command, Lane, PartitionState};
+use super::coordinator::Coordinator;
+use super::orders::{Order, What};
+use super::{BROKEN, Command, Flow, LaneCommand, LaneId, LanePart, PartitionState, topic_of_letters};
 use crate::checkpoint::{self, Snapshot};
 use crate::error::EngineError;
 use crate::input_log::Cut;
 
-type Positions = BTreeMap<RelationId, BTreeMap<i32, PartitionState>>;
+/// Of sources or tables.
+pub(super) type Positions = BTreeMap<RelationId, BTreeMap<i32, PartitionState>>;
 type Reply = Sender<Result<Cut, EngineError>>;
 
-/// The lane's schedule of checkpoints.
+/// The schedule of checkpoints.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
     /// Of the next one.
     pub(super) sequence: u64,
-    /// The cut of the newest one, durable or in flight, while nothing has changed since.
-    durable: Option<Cut>,
-    /// Positions of the newest durable one.
-    durable_positions: Positions,
+    /// The newest one, durable or not yet, while nothing has changed since.
+    stands: Option<Stands>,
+    durable: Held,
+    /// What had been read when the last one was begun.
     rows: u64,
     bytes: u64,
     is_wanted: bool,
     last: Duration,
+    gathering: Option<Gathering>,
     in_flight: Option<InFlight>,
     waiting: Vec<Reply>,
 }
 
+/// What was read of tables and, by lane, of sources when a checkpoint was taken.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Held {
+    pub(super) tables: Positions,
+    pub(super) lanes: BTreeMap<LaneId, Positions>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Stands {
+    front: Cut,
+    versions: u64,
+    /// The least cut in it.
+    cut: Cut,
+}
+
+/// A checkpoint whose parts are not all there.
+#[derive(Debug)]
+struct Gathering {
+    sequence: u64,
+    snapshot: Snapshot,
+    missing: BTreeSet<LaneId>,
+    held: Held,
+    replies: Vec<Reply>,
+}
+
 #[derive(Debug)]
 struct InFlight {
-    positions: Positions,
+    held: Held,
     replies: Vec<Reply>,
 }
 
@@ -44,42 +78,48 @@ impl Checkpoints {
     pub(super) fn new(now: Duration) -> Checkpoints {
         Checkpoints {
             sequence: 1,
-            durable: None,
-            durable_positions: Positions::new(),
+            stands: None,
+            durable: Held::default(),
             rows: 0,
             bytes: 0,
             is_wanted: false,
             last: now,
+            gathering: None,
             in_flight: None,
             waiting: Vec::new(),
         }
     }
 
-    /// The lane stands where a checkpoint was.
-    pub(super) fn restored(&mut self, positions: Positions) {
-        self.durable_positions = positions;
-    }
-
-    /// A step has read this much.
-    pub(super) fn moved(&mut self, rows: u64, bytes: u64) {
-        self.rows += rows;
-        self.bytes += bytes;
-        self.durable = None;
+    /// Everything stands where a checkpoint was.
+    pub(super) fn restored(&mut self, held: Held) {
+        self.durable = held;
     }
 
     /// Relations have come or gone.
     pub(super) fn changed(&mut self) {
-        self.durable = None;
+        self.stands = None;
     }
 
     /// One is due as soon as it can be.
     pub(super) fn want(&mut self) {
         self.is_wanted = true;
     }
+
+    /// Parts are on their way: lanes are to stay what they are.
+    pub(super) fn is_gathering(&self) -> bool {
+        self.gathering.is_some()
+    }
+
+    /// The lane's views were dropped: no part comes of it.
+    pub(super) fn lane_ended(&mut self, lane: LaneId) {
+        if let Some(gathering) = &mut self.gathering {
+            gathering.missing.remove(&lane);
+        }
+    }
 }
 
-impl Lane {
-    /// How long the lane may sleep.
+impl Coordinator {
+    /// How long the coordinator may sleep.
     pub(super) fn until_checkpoint(&self) -> Duration {
         let next = self.checkpoints.last + self.config.checkpoint_interval;
         next.saturating_sub(self.shared.clock.monotonic()).max(Duration::from_millis(1))
@@ -87,40 +127,113 @@ impl Lane {
 
     pub(super) fn checkpoint_if_due(&mut self) {
         let now = self.shared.clock.monotonic();
+        let rows = self.shared.rows_read.load(Ordering::Relaxed);
+        let bytes = self.shared.bytes_read.load(Ordering::Relaxed);
+        let is_merging = self.lanes.values().any(|lane| lane.merging.is_some());
         let checkpoints = &mut self.checkpoints;
+        let has_read = rows > checkpoints.rows;
         let is_time = now.saturating_sub(checkpoints.last) >= self.config.checkpoint_interval;
-        if is_time && checkpoints.rows == 0 {
+        if is_time && !has_read {
             checkpoints.last = now;
         }
         let is_due = checkpoints.is_wanted
             || !checkpoints.waiting.is_empty()
-            || checkpoints.bytes >= self.config.checkpoint_bytes
-            || is_time && checkpoints.rows > 0;
-        if is_due && checkpoints.in_flight.is_none() {
+            || bytes - checkpoints.bytes >= self.config.checkpoint_bytes
+            || is_time && has_read;
+        if is_due && checkpoints.in_flight.is_none() && checkpoints.gathering.is_none() && !is_merging {
             self.begin_checkpoint();
         }
     }
 
-    /// Someone waits for one of the cut that is published now.
+    /// The newest checkpoint, if nothing has changed since.
+    fn stands(&self) -> Option<Cut> {
+        let versions = self.shared.versions.load(Ordering::Relaxed);
+        let stands = self.checkpoints.stands?;
+        // A lane may have gone on without anything new.
+        let is_behind = self.shared.published() > stands.cut;
+        (stands.front == self.cut && stands.versions == versions && !is_behind).then_some(stands.cut)
+    }
+
+    /// Someone waits for one of what is published now.
     pub(super) fn checkpoint_wanted(&mut self, reply: Reply) {
-        let stands = self.checkpoints.durable == Some(self.cut);
-        match &mut self.checkpoints.in_flight {
-            Some(in_flight) if stands => in_flight.replies.push(reply),
-            None if stands => {
-                let _ = reply.send(Ok(self.cut));
+        let stands = self.stands();
+        match (stands, &mut self.checkpoints) {
+            (Some(_), Checkpoints { gathering: Some(gathering), .. }) => gathering.replies.push(reply),
+            (Some(_), Checkpoints { in_flight: Some(in_flight), .. }) => in_flight.replies.push(reply),
+            (Some(cut), _) => {
+                let _ = reply.send(Ok(cut));
             }
-            _ => self.checkpoints.waiting.push(reply),
+            (None, checkpoints) => checkpoints.waiting.push(reply),
         }
     }
 
+    /// Tables as they are; lanes are asked for their parts. The schedule begins anew.
     fn begin_checkpoint(&mut self) {
-        let (sequence, snapshot) = self.snapshot();
+        let checkpoints = &mut self.checkpoints;
+        let sequence = checkpoints.sequence;
+        checkpoints.sequence += 1;
+        checkpoints.is_wanted = false;
+        checkpoints.rows = self.shared.rows_read.load(Ordering::Relaxed);
+        checkpoints.bytes = self.shared.bytes_read.load(Ordering::Relaxed);
+        checkpoints.last = self.shared.clock.monotonic();
+        let versions = self.shared.versions.load(Ordering::Relaxed);
+        checkpoints.stands = Some(Stands { front: self.cut, versions, cut: self.cut });
+        let snapshot = Snapshot {
+            cut: self.cut,
+            inputs: self.inputs.iter().map(|(id, input)| (*id, input.state.clone())).collect(),
+            collections: self.tables.iter().map(|(id, table)| (*id, table.version())).collect(),
+            lanes: Vec::new(),
+        };
+        let tables = snapshot.inputs.iter().map(|(id, input)| (*id, input.partitions.clone())).collect();
+        let replies = std::mem::take(&mut checkpoints.waiting);
+        let missing: BTreeSet<LaneId> = self.lanes.keys().copied().collect();
+        for (id, lane) in &self.lanes {
+            let at = self.shared.publish(|all| all.order(*id));
+            let _ = lane.commands.send(LaneCommand::Order(Order { at, what: What::Snapshot(sequence) }));
+        }
+        let held = Held { tables, lanes: BTreeMap::new() };
+        self.checkpoints.gathering = Some(Gathering { sequence, snapshot, missing, held, replies });
+        self.write_checkpoint_if_whole();
+    }
+
+    pub(super) fn take_part(&mut self, part: LanePart) {
+        let Some(gathering) = &mut self.checkpoints.gathering else { return };
+        if gathering.sequence != part.sequence || !gathering.missing.remove(&part.lane) {
+            return;
+        }
+        let positions = part.inputs.iter().map(|(id, input)| (*id, input.partitions.clone())).collect();
+        gathering.held.lanes.insert(part.lane, positions);
+        gathering.snapshot.lanes.push(part);
+        self.write_checkpoint_if_whole();
+    }
+
+    /// A lane has ended by itself, since the log cannot be read or the engine ends: there is no checkpoint without its part.
+    pub(super) fn lane_failed(&mut self, lane: LaneId) {
+        let is_missing = |gathering: &Gathering| gathering.missing.contains(&lane);
+        if self.lanes.contains_key(&lane) && self.checkpoints.gathering.as_ref().is_some_and(is_missing) {
+            let Some(gathering) = self.checkpoints.gathering.take() else { return };
+            self.checkpoints.in_flight = Some(InFlight { held: gathering.held, replies: gathering.replies });
+            self.checkpointed(Err(EngineError::Stopped));
+        }
+    }
+
+    pub(super) fn write_checkpoint_if_whole(&mut self) {
+        if self.checkpoints.gathering.as_ref().is_none_or(|gathering| !gathering.missing.is_empty()) {
+            return;
+        }
+        let Some(gathering) = self.checkpoints.gathering.take() else { return };
+        let Gathering { sequence, snapshot, held, replies, .. } = gathering;
+        let cut = snapshot.least_cut();
+        if let Some(stands) = &mut self.checkpoints.stands {
+            stands.cut = cut;
+        }
+        self.checkpoints.in_flight = Some(InFlight { held, replies });
         let (disk, directory) = (self.disk.clone(), self.config.directory.clone());
-        let (shared, dead_letters, letters) = (self.shared.clone(), self.dead_letters.clone(), self.topic_of_letters());
+        let (shared, dead_letters) = (self.shared.clone(), self.dead_letters.clone());
         let body = move || {
             let write = std::panic::AssertUnwindSafe(|| {
-                dead_letters.flush(letters)?;
-                checkpoint::write(&disk, &directory, sequence, &snapshot).map(|_| snapshot.cut)
+                dead_letters.flush(topic_of_letters(&shared))?;
+                checkpoint::write(&disk, &directory, sequence, &snapshot).map(|_| cut)
             });
             let broken = |_| Err(EngineError::Checkpoint(BROKEN.to_owned()));
             shared.send(Command::Checkpointed(std::panic::catch_unwind(write).unwrap_or_else(broken)));
@@ -130,42 +243,20 @@ impl Lane {
         }
     }
 
-    /// Everything as it stands now; the schedule begins anew.
-    fn snapshot(&mut self) -> (u64, Snapshot) {
-        let mut operators = Vec::new();
-        for (id, view) in &self.views {
-            view.circuit().save(&mut |operator, bytes| operators.push((*id, operator, bytes.to_vec())));
-        }
-        let views = self.views.iter().map(|(id, view)| (*id, view.collection.version()));
-        let tables = self.tables.iter().map(|(id, table)| (*id, table.version()));
-        let snapshot = Snapshot {
-            cut: self.cut,
-            inputs: self.inputs.iter().map(|(id, input)| (*id, input.state.clone())).collect(),
-            views: self.views.iter().map(|(id, view)| (*id, view.counters.clone())).collect(),
-            operators,
-            collections: tables.chain(views).collect(),
-        };
-        let checkpoints = &mut self.checkpoints;
-        let sequence = checkpoints.sequence;
-        checkpoints.sequence += 1;
-        (checkpoints.rows, checkpoints.bytes, checkpoints.is_wanted) = (0, 0, false);
-        checkpoints.last = self.shared.clock.monotonic();
-        checkpoints.durable = Some(self.cut);
-        let positions = snapshot.inputs.iter().map(|(id, input)| (*id, input.partitions.clone())).collect();
-        let replies = std::mem::take(&mut checkpoints.waiting);
-        checkpoints.in_flight = Some(InFlight { positions, replies });
-        (sequence, snapshot)
-    }
-
     /// The one in flight is durable, or is not.
     pub(super) fn checkpointed(&mut self, result: Result<Cut, EngineError>) {
         let Some(in_flight) = self.checkpoints.in_flight.take() else { return };
         match &result {
             Ok(cut) => {
-                let before = std::mem::replace(&mut self.checkpoints.durable_positions, in_flight.positions);
-                for (id, positions) in &before {
+                let before = std::mem::replace(&mut self.checkpoints.durable, in_flight.held);
+                for (id, positions) in &before.tables {
                     if let Some(input) = self.inputs.get(id) {
                         input.release_before(positions);
+                    }
+                }
+                for (id, positions) in before.lanes {
+                    if let Some(lane) = self.lanes.get(&id) {
+                        let _ = lane.commands.send(LaneCommand::Release(Arc::new(positions)));
                     }
                 }
                 self.shared.with_stats(|stats| {
@@ -175,8 +266,8 @@ impl Lane {
             }
             Err(error) => {
                 tracing::error!(%error, "no checkpoint could be taken; the next try comes in time");
-                self.checkpoints.durable = None;
-                self.checkpoints.rows += 1;
+                self.checkpoints.stands = None;
+                self.checkpoints.rows = self.checkpoints.rows.saturating_sub(1);
             }
         }
         for reply in in_flight.replies {
@@ -184,24 +275,39 @@ impl Lane {
         }
     }
 
-    /// Takes a checkpoint on this thread, after the one in flight.
+    /// Takes a checkpoint before the end, after the one that is being taken.
     pub(super) fn last_checkpoint(&mut self) {
-        while self.checkpoints.in_flight.is_some() {
-            match self.commands.recv() {
-                Ok(Command::Checkpointed(result)) => self.checkpointed(result),
-                Ok(Command::Checkpoint(reply)) => self.checkpoint_wanted(reply),
-                Ok(_) => {}
-                Err(_) => return,
-            }
-        }
-        if self.checkpoints.durable == Some(self.cut) && self.checkpoints.waiting.is_empty() {
+        if self.wait_for_checkpoint() == Flow::End {
             return;
         }
-        let (sequence, snapshot) = self.snapshot();
-        let written = self
-            .dead_letters
-            .flush(self.topic_of_letters())
-            .and_then(|()| checkpoint::write(&self.disk, &self.config.directory, sequence, &snapshot));
-        self.checkpointed(written.map(|_| snapshot.cut));
+        if self.stands().is_some() && self.checkpoints.waiting.is_empty() {
+            return;
+        }
+        self.begin_checkpoint();
+        let _ = self.wait_for_checkpoint();
+    }
+
+    /// Returns when no checkpoint is being taken and no lanes are merged; the end when that will never be.
+    fn wait_for_checkpoint(&mut self) -> Flow {
+        loop {
+            let is_merging = self.lanes.values().any(|lane| lane.merging.is_some());
+            if !is_merging && self.checkpoints.in_flight.is_none() && self.checkpoints.gathering.is_none() {
+                return Flow::On;
+            }
+            let Ok(command) = self.commands.recv() else { return Flow::End };
+            let flow = match command {
+                Command::Checkpointed(_)
+                | Command::Checkpoint(_)
+                | Command::Part(_)
+                | Command::Surrendered(_)
+                | Command::Ended(_)
+                | Command::Abandon
+                | Command::Broken => self.obey(command),
+                _ => Flow::On,
+            };
+            if flow == Flow::End {
+                return flow;
+            }
+        }
     }
 }

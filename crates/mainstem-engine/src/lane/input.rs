@@ -17,6 +17,7 @@ use mainstem_catalog::{Relation, RelationKind};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::decoded::Decoded;
 use crate::collection::Version;
 use crate::delta::{Delta, batch_of, take_rows};
 use crate::error::EngineError;
@@ -34,6 +35,8 @@ pub(crate) struct Reading<'a> {
     pub(crate) read_bytes_max: usize,
     /// Called when the log fails to read: waits a moment, answers whether to try again.
     pub(crate) again: &'a dyn Fn(&LogError) -> bool,
+    /// Asked between slices: whether nobody wants the rest.
+    pub(crate) is_over: &'a dyn Fn() -> bool,
 }
 
 /// A record that did not decode.
@@ -123,10 +126,6 @@ impl Input {
             holds: BTreeMap::new(),
             bytes_read: 0,
         })
-    }
-
-    pub(crate) fn is_table(&self) -> bool {
-        matches!(self.codec, Codec::Table(_))
     }
 
     pub(crate) fn table_codec(&self) -> Option<&TableCodec> {
@@ -244,6 +243,40 @@ impl Input {
         new.filter_map(place).collect()
     }
 
+    /// The next step on the way to `target`, whose positions are `ends`: all of it, or as far as no partition of a source with
+    /// event time begins within.
+    pub(crate) fn step(
+        &self,
+        log: &dyn InputLog,
+        after: Cut,
+        (target, ends): (Cut, Ends),
+    ) -> Result<(Cut, Ends), LogError> {
+        let Some(entries) = self.entries_until_begin(log, after, &ends)? else { return Ok((target, ends)) };
+        match log.next_cut(after, entries)?.filter(|sooner| *sooner < target) {
+            None => Ok((target, ends)),
+            Some(sooner) => {
+                let of: Vec<_> = ends.keys().map(|partition| (self.topic, *partition)).collect();
+                Ok((sooner, ends.into_keys().zip(log.positions(&of, sooner)?).collect()))
+            }
+        }
+    }
+
+    /// Stands where another reader of the source stands after the step that it has decoded, which begins here.
+    pub(crate) fn take(&mut self, decoded: &Decoded) {
+        let Decoded { before, after, .. } = decoded;
+        self.state.partitions.clone_from(&after.partitions);
+        self.state.tracker.clone_from(&after.tracker);
+        self.state.records += after.records - before.records;
+        self.state.late += after.late - before.late;
+        self.state.rejected += after.rejected - before.rejected;
+        self.state.newest_timestamp_ms = self.state.newest_timestamp_ms.max(after.newest_timestamp_ms);
+        for error in after.errors.iter().filter(|error| !before.errors.contains(error)) {
+            if !self.state.errors.contains(error) {
+                self.state.errors.push(error.clone());
+            }
+        }
+    }
+
     /// Keeps retention away from everything from here on. What was held before is let go.
     pub(crate) fn hold_from_here(&mut self, log: &dyn InputLog) {
         for (partition, state) in &self.state.partitions {
@@ -356,6 +389,9 @@ impl Input {
         let mut unreadable = Vec::new();
         for (partition, end) in ends {
             while let Some(batches) = self.read_some(reading, *partition, *end)? {
+                if (reading.is_over)() {
+                    return Err(EngineError::Stopped);
+                }
                 for records in batches.records.chunks(reading.slice_rows) {
                     self.state.records += records.len() as u64;
                     let newest = records.iter().map(|record| record.timestamp_ms).max();

@@ -1,117 +1,105 @@
-//! The lane: one thread that moves all views from version to version.
+//! What moves: tables, and lanes of views.
 //!
-//! Words: a *step* takes the next cut, reads what came to each input, pushes it through the circuits in the order of
-//! relation ids (a relation is younger than what it reads), applies what came out to the collections, and publishes all at
-//! once. A view *joins* the lane when its backfill stands at the lane's cut. A source is read while some view reads it;
-//! tables always are.
+//! Words: views that read one another are a *lane*: a thread of its own that moves them together from version to version.
+//! Independent views are in different lanes, and none waits for another. The *coordinator* is the thread that moves tables
+//! to the newest cut at once (the *front*, see `frontier`), tells lanes that something has come for them, takes in
+//! definitions, begins, merges and ends lanes, and takes checkpoints. A lane's *step* chooses the next cut up to the front,
+//! reads its sources up to there in slices (what another lane has decoded is taken from it, see `decoded`), takes what
+//! changed in the tables that it reads between the two versions, finishes its views in the order of their ids (a view is
+//! younger than what it reads), and publishes. A new view *joins* the lane of the views that it reads when its backfill
+//! stands at the lane's cut, or begins a lane of its own. Lanes that a new view brings together are *merged*: each goes to
+//! one cut and hands over what it has. A lane that is behind reads on from the log by itself, in steps as large as its
+//! pace allows; what it reads of tables it holds by reference.
 //!
-//! Always true here: what is published stands at one cut; a version never holds part of an entry; a step is finished or
-//! nothing of it is seen; what is read depends on the log alone (the clock only decides how large versions are and when
-//! checkpoints are taken).
+//! Always true here: what a lane has published stands at one cut; a version never holds part of an entry; a step is
+//! finished or nothing of it is seen; what is read depends on the log alone (the clock only decides how large versions are
+//! and when checkpoints are taken).
 
 mod checkpoints;
+mod coordinator;
+mod decoded;
+mod frontier;
 mod input;
+mod orders;
 mod pacing;
+mod reading;
 mod restore;
 mod shared;
 mod step;
+mod tables;
 mod topology;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::atomic::AtomicBool;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-use mainstem_catalog::{Catalog, DEAD_LETTERS_TOPIC, Relation, RelationId};
-use mainstem_state::Disk;
+use crossbeam_channel::Receiver;
+use mainstem_catalog::{DEAD_LETTERS_TOPIC, RelationId};
 use uuid::Uuid;
 
-use crate::collection::Collection;
+use crate::backfill::Backfill;
+use crate::collection::Version;
 use crate::dead_letters::DeadLetters;
-use crate::engine::{EngineConfig, EngineParts, RestoreReport};
+use crate::engine::EngineConfig;
 use crate::error::EngineError;
-use crate::input_log::{Cut, InputLog};
-use checkpoints::Checkpoints;
+use crate::input_log::{Cut, InputLog, LogError};
+use checkpoints::Positions;
+use orders::Order;
 
+pub(crate) use coordinator::start;
+pub(crate) use frontier::{Content, Contents, Demand, LaneId, Published};
 pub(crate) use input::{Ends, Input, InputState, PartitionState, Reading, RejectedRecord};
+pub(crate) use orders::LanePart;
 pub(crate) use pacing::{Next, Pacing};
-pub(crate) use shared::{Command, JobState, Progress, Published, Shared};
+pub(crate) use shared::{Command, JobState, Progress, Shared};
 pub(crate) use view::{View, ViewState};
 
 /// What those who wait are told when a thread of the engine has panicked; the log has the details.
 const BROKEN: &str = "an invariant of the engine is broken; the server's messages say which";
 
-/// All that moves. Owned by the lane's thread.
+/// All that wakes a lane.
 #[derive(Debug)]
-struct Lane {
+pub(crate) enum LaneCommand {
+    /// Something has come that it reads.
+    Wake,
+    /// A new view is as near as it can get on its own.
+    Join(Box<Backfill>),
+    /// Views that were dropped.
+    Forget(BTreeSet<RelationId>),
+    /// To be done at a certain cut.
+    Order(Order),
+    /// What is before these positions is needed no more.
+    Release(Arc<Positions>),
+    /// The end, after what is being done.
+    End,
+}
+
+/// Views that move together. Owned by the lane's thread, or by the coordinator before it starts.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    id: LaneId,
     shared: Arc<Shared>,
-    config: EngineConfig,
-    disk: Arc<dyn Disk>,
-    commands: Receiver<Command>,
-    /// The definitions that are taken in.
-    catalog: Arc<Catalog>,
-    cut: Cut,
-    inputs: BTreeMap<RelationId, Input>,
-    tables: BTreeMap<RelationId, Collection>,
-    views: BTreeMap<RelationId, View>,
-    /// Views that wait for one that they read.
-    waiting: BTreeMap<RelationId, Arc<Relation>>,
-    /// Views whose backfill runs.
-    running: BTreeSet<RelationId>,
-    failed: BTreeSet<RelationId>,
-    pacing: Pacing,
+    commands: Receiver<LaneCommand>,
     dead_letters: Arc<DeadLetters>,
-    checkpoints: Checkpoints,
-    /// Backfills and the checkpoint in flight: none of them outlives the lane.
-    threads: Vec<JoinHandle<()>>,
+    cut: Cut,
+    /// The sources that its views read.
+    sources: BTreeMap<RelationId, Input>,
+    /// Tables as its views have taken them in, with their errors.
+    tables: HashMap<RelationId, Content>,
+    views: BTreeMap<RelationId, View>,
+    pacing: Pacing,
+    /// What is being decoded before the lane comes to it, and whether it is still wanted.
+    ahead: BTreeMap<RelationId, Arc<AtomicBool>>,
+    /// What is to be done at certain cuts.
+    orders: Vec<Order>,
+    /// Views that come.
+    joining: Vec<Backfill>,
+    /// Nobody wants what it does.
+    is_over: Arc<AtomicBool>,
 }
 
-/// Loads the newest checkpoint, takes in the catalog and starts the thread.
-pub(crate) fn start(
-    parts: EngineParts,
-    catalog: Arc<Catalog>,
-) -> Result<(Arc<Shared>, JoinHandle<()>, RestoreReport), EngineError> {
-    let (sender, commands) = crossbeam_channel::unbounded();
-    let EngineParts { input, output, disk, clock, config } = parts;
-    let dead_letters = Arc::new(DeadLetters::new(input.clone(), output.clone()));
-    let checkpoints = Checkpoints::new(clock.monotonic());
-    let shared = Arc::new(Shared::new((input.clone(), output, clock), config.clone(), sender, catalog.clone()));
-    let mut lane = Lane {
-        shared: shared.clone(),
-        disk,
-        commands,
-        catalog: Arc::new(Catalog::default()),
-        cut: Cut::ZERO,
-        inputs: BTreeMap::new(),
-        tables: BTreeMap::new(),
-        views: BTreeMap::new(),
-        waiting: BTreeMap::new(),
-        running: BTreeSet::new(),
-        failed: BTreeSet::new(),
-        pacing: Pacing::new(config.slice_rows),
-        dead_letters,
-        checkpoints,
-        threads: Vec::new(),
-        config,
-    };
-    let mut report = lane.restore(&catalog)?;
-    let views_restored = lane.views.len();
-    lane.take_catalog()?;
-    let views_here = lane.views.len();
-    report.views_to_backfill = lane.running.len() + lane.waiting.len() + views_here.saturating_sub(views_restored);
-    let weak = Arc::downgrade(&shared);
-    input.on_advance(Box::new(move || {
-        if let Some(shared) = weak.upgrade() {
-            shared.wake();
-        }
-    }));
-    let thread = std::thread::Builder::new().name("engine-lane".to_owned()).spawn(move || lane.run());
-    let thread = thread.map_err(|error| EngineError::Checkpoint(format!("no thread for the lane: {error}")))?;
-    Ok((shared, thread, report))
-}
-
-/// Whether the lane goes on.
+/// Whether a thread goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flow {
     On,
@@ -119,95 +107,105 @@ enum Flow {
 }
 
 impl Lane {
+    /// On its thread, until it is told to end, is merged, or its log fails for good.
     fn run(mut self) {
-        let shared = self.shared.clone();
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.run_until_end()));
+        let (shared, id) = (self.shared.clone(), self.id);
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let is_handed_over = self.run_until_end();
+            shared.send(if is_handed_over { Command::Surrendered(Box::new(self)) } else { Command::Ended(id) });
+        }));
         if ended.is_err() {
-            tracing::error!("the engine's lane has panicked; views stand still until a restart");
-        }
-        shared.stopped();
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
+            tracing::error!("a lane has panicked; views stand still until a restart");
+            shared.send(Command::Broken);
         }
     }
 
-    fn run_until_end(&mut self) {
+    /// Whether it is to be handed over.
+    fn run_until_end(&mut self) -> bool {
         loop {
-            let has_moved = match self.step() {
-                Ok(has_moved) => has_moved,
-                Err(EngineError::Stopped) => return,
+            while let Ok(command) = self.commands.try_recv() {
+                if self.obey(command) == Flow::End {
+                    return false;
+                }
+            }
+            let has_moved = match self.turn() {
+                Ok(Turn::Moved) => true,
+                Ok(Turn::Rests) => false,
+                Ok(Turn::Surrenders) => return true,
+                Err(EngineError::Stopped) => return false,
                 Err(error) => {
-                    tracing::error!(%error, "the lane waits for the log");
+                    tracing::error!(%error, "a lane waits for the log");
                     self.shared.pause();
                     true
                 }
             };
-            let command = if has_moved {
-                self.commands.try_recv().ok()
-            } else {
-                match self.commands.recv_timeout(self.until_checkpoint()) {
-                    Ok(command) => Some(command),
-                    Err(RecvTimeoutError::Timeout) => None,
-                    Err(RecvTimeoutError::Disconnected) => return,
+            if !has_moved {
+                let Ok(command) = self.commands.recv() else { return false };
+                if self.obey(command) == Flow::End {
+                    return false;
                 }
-            };
-            if command.map_or(Flow::On, |command| self.obey(command)) == Flow::End {
-                return;
-            }
-            self.checkpoint_if_due();
-        }
-    }
-
-    fn obey(&mut self, command: Command) -> Flow {
-        let result = match command {
-            Command::Advanced => {
-                self.shared.woken();
-                Ok(())
-            }
-            Command::Catalog => self.take_catalog(),
-            Command::Caught(backfill) => self.join_backfill(*backfill),
-            Command::Failed(id, reason) => {
-                self.fail(id, reason);
-                self.take_catalog()
-            }
-            Command::Checkpoint(reply) => {
-                self.checkpoint_wanted(reply);
-                Ok(())
-            }
-            Command::Checkpointed(result) => {
-                self.checkpointed(result);
-                Ok(())
-            }
-            Command::Stop => {
-                self.last_checkpoint();
-                return Flow::End;
-            }
-            Command::Abandon => return Flow::End,
-        };
-        match result {
-            Ok(()) => Flow::On,
-            Err(EngineError::Stopped) => Flow::End,
-            Err(error) => {
-                tracing::error!(%error, "the lane could not do what it was told");
-                Flow::On
             }
         }
     }
 
-    /// A thread that ends before the lane does.
-    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), EngineError> {
-        self.threads.retain(|thread| !thread.is_finished());
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
-        self.threads.push(thread.map_err(|error| EngineError::Checkpoint(format!("no thread: {error}")))?);
-        Ok(())
+    fn obey(&mut self, command: LaneCommand) -> Flow {
+        match command {
+            LaneCommand::Wake => {}
+            LaneCommand::Join(backfill) => self.joining.push(*backfill),
+            LaneCommand::Forget(gone) => self.forget(&gone),
+            LaneCommand::Order(order) => self.orders.push(order),
+            LaneCommand::Release(positions) => {
+                for (id, positions) in &*positions {
+                    if let Some(input) = self.sources.get(id) {
+                        input.release_before(positions);
+                    }
+                }
+            }
+            LaneCommand::End => return Flow::End,
+        }
+        Flow::On
     }
 
-    /// Where dead letters go.
-    fn topic_of_letters(&self) -> Option<Uuid> {
-        self.catalog.topic_named(DEAD_LETTERS_TOPIC).map(|topic| topic.id)
+    fn forget(&mut self, gone: &BTreeSet<RelationId>) {
+        self.views.retain(|id, _| !gone.contains(id));
+        let reads: BTreeSet<RelationId> = self.views.values().flat_map(|view| view.reads.iter().copied()).collect();
+        self.sources.retain(|id, _| reads.contains(id));
+        self.tables.retain(|id, _| reads.contains(id));
+    }
+
+    fn config(&self) -> &EngineConfig {
+        &self.shared.config
     }
 
     fn log(&self) -> Arc<dyn InputLog> {
         self.shared.input.clone()
     }
+
+    /// Versions of the tables that its views have taken in, and of its views.
+    fn versions(&self) -> HashMap<RelationId, Arc<Version>> {
+        let tables = self.tables.iter().map(|(id, content)| (*id, content.version.clone()));
+        tables.chain(self.views.iter().map(|(id, view)| (*id, view.collection.version()))).collect()
+    }
+}
+
+/// What came of one turn of a lane.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Moved,
+    /// There is nothing to do until a command comes.
+    Rests,
+    /// It stands where it is to be handed over.
+    Surrenders,
+}
+
+/// Where dead letters go.
+fn topic_of_letters(shared: &Shared) -> Option<Uuid> {
+    shared.catalog().topic_named(DEAD_LETTERS_TOPIC).map(|topic| topic.id)
+}
+
+/// Asks nobody but the shared flags whether to try again.
+fn again(shared: &Shared, error: &LogError) -> bool {
+    tracing::error!(%error, "the log cannot be read; the engine tries again");
+    shared.pause();
+    !shared.gives_up()
 }

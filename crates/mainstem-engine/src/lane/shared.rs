@@ -1,6 +1,7 @@
-//! What the lane shares with everyone else: the published version, readiness of relations, counters, the command channel.
+//! What the engine's threads share with each other and with everyone else: what is published, readiness of relations,
+//! counters, the coordinator's command channel.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,19 +11,20 @@ use crossbeam_channel::Sender;
 use mainstem_catalog::{Catalog, Relation, RelationId, RelationKind};
 use mainstem_state::Clock;
 use parking_lot::{Condvar, Mutex, RwLock};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 
+use super::decoded::DecodedSteps;
+use super::frontier::{Contents, Demand, Frontiers, LaneId, Plan, Published};
+use super::{Lane, LanePart};
 use crate::backfill::Backfill;
-use crate::collection::Version;
 use crate::engine::{EngineConfig, EngineStats, JobStatus};
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, OutputLog};
 
-/// Published versions that wait for subscriptions; one that is slower skips some. What they hold beyond the newest is at
-/// most what the lane has written in as many versions.
-const VERSIONS_KEPT: usize = 64;
+/// Slices of a source that are kept for lanes which come to them later.
+const DECODED_SLICES: usize = 4;
 
-/// All that wakes the lane.
+/// All that wakes the coordinator.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// The log has advanced.
@@ -33,6 +35,16 @@ pub(crate) enum Command {
     Caught(Box<Backfill>),
     /// A backfill cannot go on.
     Failed(RelationId, String),
+    /// A view has joined a lane.
+    Joined(RelationId),
+    /// A lane's part of the checkpoint that is being taken.
+    Part(Box<LanePart>),
+    /// A lane stands where it is to be merged with others, and has ended.
+    Surrendered(Box<Lane>),
+    /// A lane has ended.
+    Ended(LaneId),
+    /// A lane has panicked.
+    Broken,
     /// A checkpoint is wanted.
     Checkpoint(Sender<Result<Cut, EngineError>>),
     /// The checkpoint thread has finished one.
@@ -43,36 +55,10 @@ pub(crate) enum Command {
     Abandon,
 }
 
-/// One frontier: what all readers see.
-#[derive(Debug, Default)]
-pub(crate) struct Published {
-    pub(crate) cut: Cut,
-    pub(crate) relations: Arc<HashMap<RelationId, Content>>,
-}
-
-/// A relation as published.
-#[derive(Clone, Debug)]
-pub(crate) struct Content {
-    pub(crate) version: Arc<Version>,
-    /// The first error that stands in it.
-    pub(crate) error: Option<Arc<str>>,
-    /// What it reads, directly.
-    pub(crate) reads: Arc<[RelationId]>,
-}
-
-impl Published {
-    /// The first error of the relation or of a view below it: its content is not what its definition says.
-    pub(crate) fn first_error(&self, id: RelationId) -> Option<String> {
-        let content = self.relations.get(&id)?;
-        let own = content.error.as_ref().map(|error| error.to_string());
-        own.or_else(|| content.reads.iter().find_map(|below| self.first_error(*below)))
-    }
-}
-
 /// Where a relation stands on its way to being readable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum JobState {
-    /// For a view that it reads, or for the lane.
+    /// For a view that it reads, or for lanes that are being merged.
     Waiting,
     /// Reading history.
     Running,
@@ -121,10 +107,16 @@ pub(crate) struct Shared {
     is_abandoned: AtomicBool,
     is_stopping: AtomicBool,
     catalog: RwLock<Arc<Catalog>>,
-    published: RwLock<Arc<Published>>,
-    cuts: watch::Sender<Cut>,
-    /// For subscriptions; empty while there is none.
-    versions: broadcast::Sender<Arc<Published>>,
+    frontiers: Mutex<Frontiers>,
+    /// Counts what is published.
+    moves: watch::Sender<u64>,
+    /// What lanes decode for each other.
+    pub(super) decoded: DecodedSteps,
+    /// Versions that hold something new; rows and bytes that were read. For the schedule of checkpoints.
+    pub(super) versions: AtomicU64,
+    pub(super) rows_read: AtomicU64,
+    pub(super) bytes_read: AtomicU64,
+    pub(crate) subscriptions: AtomicU64,
     job_changes: watch::Sender<u64>,
     jobs: Mutex<BTreeMap<RelationId, Job>>,
     /// For threads that wait; the mutex guards nothing else.
@@ -143,6 +135,7 @@ impl Shared {
             input,
             output,
             clock,
+            decoded: DecodedSteps::new(config.slice_rows * DECODED_SLICES),
             config,
             commands,
             is_woken: AtomicBool::new(false),
@@ -150,9 +143,12 @@ impl Shared {
             is_abandoned: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
             catalog: RwLock::new(catalog),
-            published: RwLock::default(),
-            cuts: watch::Sender::new(Cut::ZERO),
-            versions: broadcast::Sender::new(VERSIONS_KEPT),
+            frontiers: Mutex::default(),
+            moves: watch::Sender::new(0),
+            versions: AtomicU64::new(0),
+            rows_read: AtomicU64::new(0),
+            bytes_read: AtomicU64::new(0),
+            subscriptions: AtomicU64::new(0),
             job_changes: watch::Sender::new(0),
             jobs: Mutex::default(),
             changed: (Mutex::new(()), Condvar::new()),
@@ -183,6 +179,7 @@ impl Shared {
 
     pub(crate) fn abandon(&self) {
         self.is_abandoned.store(true, Ordering::Release);
+        self.moved();
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {
@@ -192,6 +189,7 @@ impl Shared {
     /// The lane is to end; it still finishes what it can.
     pub(crate) fn stopping(&self) {
         self.is_stopping.store(true, Ordering::Release);
+        self.moved();
     }
 
     /// Whether to stop trying what fails.
@@ -209,8 +207,7 @@ impl Shared {
         for job in self.jobs.lock().values() {
             job.progress.cancelled.store(true, Ordering::Release);
         }
-        self.cuts.send_modify(|_| ());
-        let _ = self.versions.send(self.published());
+        self.moved();
         self.jobs_changed();
     }
 
@@ -270,6 +267,12 @@ impl Shared {
         self.jobs.lock().retain(|id, _| catalog.relation(*id).is_some());
     }
 
+    /// Counters of what is no table, and neither a view of a lane nor read by one.
+    pub(super) fn forget_stats(&self, is_table: &dyn Fn(&RelationId) -> bool) {
+        let frontiers = self.frontiers.lock();
+        self.stats.lock().relations.retain(|id, _| is_table(id) || frontiers.is_moved(*id));
+    }
+
     fn jobs_changed(&self) {
         self.job_changes.send_modify(|changes| *changes += 1);
         let _waiters_see_it = self.changed.0.lock();
@@ -278,14 +281,14 @@ impl Shared {
 
     pub(crate) fn jobs(&self) -> Vec<JobStatus> {
         // What is published is ready, also while the lane has not said so yet.
-        let published = self.published();
+        let frontiers = self.frontiers.lock();
         let jobs = self.jobs.lock();
         let status = |job: &Job| {
             let done = job.progress.rows_done.load(Ordering::Relaxed);
             let total = job.progress.rows_total.load(Ordering::Relaxed);
             JobStatus::new(&job.relation, done, total.max(done), &job.state)
         };
-        let is_ready = |job: &Job| published.relations.contains_key(&job.relation.id);
+        let is_ready = |job: &Job| frontiers.has(job.relation.id);
         let views = jobs.values().filter(|job| job.relation.materialized().is_some() && !is_ready(job));
         views.map(status).collect()
     }
@@ -301,38 +304,82 @@ impl Shared {
         if let Some(Job { state: JobState::Failed(reason), .. }) = self.jobs.lock().get(&id) {
             return Err(EngineError::ViewFailed { name, reason: reason.clone() });
         }
-        if self.published.read().relations.contains_key(&id) {
+        if self.frontiers.lock().has(id) {
             return Ok(());
         }
         if self.has_stopped() { Err(EngineError::Stopped) } else { Err(EngineError::NotReady { name }) }
     }
 
-    pub(crate) fn published(&self) -> Arc<Published> {
-        self.published.read().clone()
+    /// Looks at where everything stands. To be short.
+    pub(crate) fn with_frontiers<T>(&self, look: impl FnOnce(&Frontiers) -> T) -> T {
+        look(&self.frontiers.lock())
     }
 
-    /// The one swap that makes a version visible.
-    pub(crate) fn publish(&self, published: Published) {
-        let published = Arc::new(published);
-        *self.published.write() = published.clone();
-        self.cuts.send_replace(published.cut);
-        // Nobody may have subscribed.
-        let _ = self.versions.send(published);
+    /// Moves something, and tells those who wait.
+    pub(crate) fn publish<T>(&self, change: impl FnOnce(&mut Frontiers) -> T) -> T {
+        let result = change(&mut self.frontiers.lock());
+        self.moved();
+        result
+    }
+
+    fn moved(&self) {
+        self.moves.send_modify(|moves| *moves += 1);
         let _waiters_see_it = self.changed.0.lock();
         self.changed.1.notify_all();
     }
 
-    /// All versions that are published from now on.
-    pub(crate) fn versions(&self) -> broadcast::Receiver<Arc<Published>> {
-        self.versions.subscribe()
+    /// What a lane is to do; none when it is no more.
+    pub(super) fn plan(&self, lane: LaneId) -> Option<Plan> {
+        self.frontiers.lock().plan(lane)
     }
 
-    pub(crate) fn subscriptions(&self) -> u64 {
-        self.versions.receiver_count() as u64
+    pub(super) fn settle(&self, from: Cut, proposed: Cut, limit: Cut) -> (Cut, Arc<Contents>) {
+        self.frontiers.lock().settle(from, proposed, limit)
     }
 
-    pub(crate) fn cuts(&self) -> watch::Receiver<Cut> {
-        self.cuts.subscribe()
+    /// What SELECT sees of everything.
+    pub(crate) fn published(&self) -> Cut {
+        self.frontiers.lock().reach()
+    }
+
+    /// These tables and views at one cut, not before `at_least`; what was asked for before, if it is there sooner. Without
+    /// either a demand for them.
+    pub(crate) fn pin(&self, ids: &[RelationId], at_least: Cut, demand: &mut Option<Demand>) -> Option<Published> {
+        let mut frontiers = self.frontiers.lock();
+        let common = frontiers.common(ids).filter(|published| published.cut >= at_least);
+        let demanded = demand.as_ref().and_then(Demand::done);
+        // One that lacks a relation is of no use: it was not there yet.
+        let is_whole = |published: &Published| ids.iter().all(|id| published.relations.contains_key(id));
+        let is_useless = demanded.as_ref().is_some_and(|published| !is_whole(published));
+        if let Some(published) = common.or_else(|| demanded.filter(is_whole)) {
+            return Some(published);
+        }
+        if (demand.is_none() || is_useless) && frontiers.front() >= at_least {
+            *demand = Some(frontiers.demand(ids));
+        }
+        None
+    }
+
+    /// [`Shared::pin`] for threads: waits until it is there. None when it will never be.
+    pub(crate) fn pin_blocking(&self, ids: &[RelationId], gives_up: &dyn Fn() -> bool) -> Option<Published> {
+        let (mut demand, mut found) = (None, None);
+        let mut is_done = || {
+            found = self.pin(ids, Cut::ZERO, &mut demand);
+            found.is_some()
+                || gives_up()
+                || self.has_stopped()
+                || !self.with_frontiers(|all| ids.iter().all(|id| all.has(*id)))
+        };
+        let mut guard = self.changed.0.lock();
+        while !is_done() {
+            self.changed.1.wait_for(&mut guard, Duration::from_secs(1));
+        }
+        found
+    }
+
+    /// Changes whenever something is published.
+    pub(crate) fn moves(&self) -> watch::Receiver<u64> {
+        self.moves.subscribe()
     }
 
     pub(crate) fn job_changes(&self) -> watch::Receiver<u64> {
@@ -340,8 +387,8 @@ impl Shared {
     }
 
     pub(crate) fn wait_published_blocking(&self, at_least: Cut, timeout: Duration) -> bool {
-        self.wait_until(timeout, || *self.cuts.borrow() >= at_least || self.has_stopped());
-        *self.cuts.borrow() >= at_least
+        self.wait_until(timeout, || self.published() >= at_least || self.has_stopped());
+        self.published() >= at_least
     }
 
     pub(crate) fn wait_ready_blocking(&self, id: RelationId, timeout: Duration) -> Result<(), EngineError> {
@@ -359,6 +406,10 @@ impl Shared {
     /// Waits a moment for a failing log or disk; wakes early when the engine is abandoned or stopped.
     pub(crate) fn pause(&self) {
         self.wait_until(Duration::from_millis(100), || self.gives_up());
+    }
+
+    pub(crate) fn versions(&self) -> u64 {
+        self.versions.load(Ordering::Relaxed)
     }
 
     pub(crate) fn stats(&self) -> EngineStats {

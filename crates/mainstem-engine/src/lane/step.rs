@@ -1,149 +1,168 @@
-//! One step: the next cut, everything moved to it, published.
+//! One step of a lane: the next cut, its views moved to it, published.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use mainstem_catalog::RelationId;
 
-use super::shared::Content;
-use super::{Ends, Input, Lane, Next, Published, Reading, Shared, View};
-use crate::collection::Collection;
+use super::frontier::Plan;
+use super::{Content, Contents, Input, Lane, Turn, View};
 use crate::engine::RelationStats;
 use crate::error::EngineError;
-use crate::input_log::{Cut, LogError};
+use crate::input_log::Cut;
 use crate::watermark::lowest;
 
-/// Asks nobody but the shared flags whether to try again.
-fn again(shared: &Shared, error: &LogError) -> bool {
-    tracing::error!(%error, "the log cannot be read; the engine tries again");
-    shared.pause();
-    !shared.gives_up()
-}
-
 impl Lane {
-    /// Moves everything to the next cut; false when there is none. After an error other than `Stopped` nothing has moved.
-    pub(super) fn step(&mut self) -> Result<bool, EngineError> {
-        let log = self.log();
-        let begun = self.shared.clock.monotonic();
-        let next = Next::of(&mut self.inputs, &*log, &mut self.pacing, self.cut, None)?;
-        let Some(Next { cut, ends, rows, weight }) = next else { return Ok(false) };
-        if rows == 0 {
-            self.cut = cut;
-            self.shared.publish(Published { cut, relations: self.shared.published().relations.clone() });
-            return Ok(true);
+    /// Does what is due where the lane stands, then a step if something has come.
+    pub(super) fn turn(&mut self) -> Result<Turn, EngineError> {
+        // No plan: all its views were dropped.
+        let plan = self.shared.plan(self.id).ok_or(EngineError::Stopped)?;
+        self.cut = self.cut.max(plan.from);
+        self.join_waiting()?;
+        match self.obey_orders() {
+            Some(true) => return Ok(Turn::Surrenders),
+            // It may go further now.
+            Some(false) => return Ok(Turn::Moved),
+            None => {}
         }
-        self.move_to(cut, &ends)?;
-        self.publish();
-        let took = self.shared.clock.monotonic().saturating_sub(begun);
-        self.pacing.took(took, self.config.version_time_max, weight);
-        self.checkpoints.moved(rows, self.inputs.values_mut().map(Input::take_bytes_read).sum());
-        Ok(true)
+        let Some(limit) = plan.limit.filter(|limit| *limit > self.cut) else { return Ok(Turn::Rests) };
+        self.step(limit, &plan)
     }
 
-    /// Reads all inputs up to their ends and finishes the version.
-    fn move_to(&mut self, cut: Cut, ends: &BTreeMap<RelationId, Ends>) -> Result<(), EngineError> {
-        let ids: std::collections::BTreeSet<RelationId> =
-            self.inputs.keys().chain(self.views.keys()).copied().collect();
-        for id in ids {
-            match ends.get(&id) {
-                Some(ends) => self.move_input(id, cut, ends)?,
-                None => self.move_view(id, cut),
+    /// Moves to the next cut that is not beyond the limit. After an error nothing is seen of what was begun.
+    fn step(&mut self, limit: Cut, plan: &Plan) -> Result<Turn, EngineError> {
+        let begun = self.shared.clock.monotonic();
+        let (log, from) = (self.log(), self.cut);
+        let mut weight = 0;
+        let sources = &mut self.sources;
+        let proposed = self.pacing.next_cut(&*log, from, Some(limit), &mut |cut| {
+            weight = 0;
+            for input in sources.values_mut() {
+                let ends = input.ends(&*log, cut)?;
+                weight += input.weight(&*log, &ends);
+            }
+            Ok(weight)
+        })?;
+        let Some(proposed) = proposed else { return Ok(Turn::Rests) };
+        let (cut, tables) = self.shared.settle(from, proposed, limit);
+        let (of_sources, slices) = self.read_sources(from, cut, plan)?;
+        self.read_ahead(cut, limit, plan);
+        for (id, slices) in &slices {
+            push(&mut self.views, *id, slices);
+        }
+        drop(slices);
+        let of_tables = self.take_tables(&tables);
+        if of_sources + of_tables == 0 {
+            self.cut = cut;
+            self.shared.publish(|all| all.publish(self.id, cut, None));
+            return Ok(Turn::Moved);
+        }
+        self.finish(cut);
+        let took = self.shared.clock.monotonic().saturating_sub(begun);
+        self.pacing.took(took, self.shared.config.version_time_max, weight);
+        Ok(Turn::Moved)
+    }
+
+    /// Pushes what changed in the tables since they were taken in last; answers how many rows that was.
+    fn take_tables(&mut self, tables: &Contents) -> u64 {
+        let slice_rows = self.config().slice_rows;
+        let mut rows = 0;
+        for (id, now) in &mut self.tables {
+            let Some(content) = tables.get(id) else { continue };
+            let before = std::mem::replace(now, content.clone());
+            if Arc::ptr_eq(&before.version, &content.version) {
+                continue;
+            }
+            for delta in content.version.since(&before.version, slice_rows) {
+                rows += delta.len() as u64;
+                push(&mut self.views, *id, &[delta]);
+            }
+            // Also when it is as it was: its error may be another.
+            rows = rows.max(1);
+        }
+        rows
+    }
+
+    /// Everything has been pushed: the views give what changed, and it is seen.
+    pub(super) fn finish(&mut self, cut: Cut) {
+        for id in self.views.keys().copied().collect::<Vec<_>>() {
+            let view = self.views.get_mut(&id).expect("a view of the lane");
+            let sources = view.reads.iter().filter_map(|input| self.sources.get(input)?.event_time());
+            let watermark_us = lowest(sources);
+            if let Some(delta) = view.finish(cut, watermark_us) {
+                // Readers of a view are younger than it.
+                for (_, reader) in self.views.range_mut(RelationId(id.0 + 1)..) {
+                    if reader.reads.contains(&id) {
+                        reader.push(id, &delta);
+                    }
+                }
             }
         }
         self.cut = cut;
-        Ok(())
+        self.publish();
     }
 
-    fn move_input(&mut self, id: RelationId, cut: Cut, ends: &Ends) -> Result<(), EngineError> {
-        let topic_of_letters = self.topic_of_letters();
-        let log = self.log();
-        let shared = self.shared.clone();
-        let again = |error: &LogError| again(&shared, error);
-        let reading = Reading {
-            log: &*log,
-            slice_rows: self.config.slice_rows,
-            read_bytes_max: self.config.read_bytes_max,
-            again: &again,
-        };
-        let input = self.inputs.get_mut(&id).expect("ends are of inputs");
-        if input.distance(ends) == 0 {
-            return Ok(());
-        }
-        let mut readers: Vec<&mut View> = self.views.values_mut().filter(|view| view.reads.contains(&id)).collect();
-        let rejected = match self.tables.get_mut(&id) {
-            None => input.read_source(&reading, ends, &mut |delta| {
-                readers.iter_mut().for_each(|view| view.push(id, delta));
-            })?,
-            Some(collection) => {
-                let (delta, rejected) = input.read_table(&reading, ends, &collection.version())?;
-                if !delta.is_empty() {
-                    collection.apply(cut, &delta);
-                    readers.iter_mut().for_each(|view| view.push(id, &delta));
-                }
-                rejected
-            }
-        };
-        self.dead_letters.offer(&input.relation, topic_of_letters, rejected, (cut, ends));
-        Ok(())
-    }
-
-    fn move_view(&mut self, id: RelationId, cut: Cut) {
-        let view = self.views.get_mut(&id).expect("neither an input nor a view");
-        let watermark_us = lowest(view.reads.iter().filter_map(|input| self.inputs.get(input)?.event_time()));
-        if let Some(delta) = view.finish(cut, watermark_us) {
-            // Readers of a view are younger than it.
-            for (_, reader) in self.views.range_mut(RelationId(id.0 + 1)..) {
-                if reader.reads.contains(&id) {
-                    reader.push(id, &delta);
-                }
-            }
-        }
-    }
-
-    /// Makes the state of everything at the lane's cut visible.
-    pub(super) fn publish(&mut self) {
-        let tables = self.tables.iter().map(|(id, collection)| {
-            let error = self.inputs.get(id).and_then(Input::first_error);
-            (*id, Content { version: collection.version(), error, reads: [].into() })
-        });
-        let views = self.views.iter().map(|(id, view)| {
-            // What a source lacks its views lack; tables tell it themselves.
-            let of_source = || view.reads.iter().find_map(|id| self.inputs.get(id)?.first_error());
-            let error = view.first_error().or_else(of_source);
-            let (version, reads) = (view.collection.version(), view.reads.clone());
-            (*id, Content { version, error, reads })
-        });
-        let relations = Arc::new(tables.chain(views).collect());
-        let stats: BTreeMap<_, _> = self.relation_stats().collect();
+    /// Makes the views at the lane's cut visible.
+    pub(super) fn publish(&self) {
+        let contents = self.contents();
+        self.shared.versions.fetch_add(1, Ordering::Relaxed);
+        let stats: BTreeMap<_, _> = self.stats().collect();
         let letters = self.dead_letters.taken();
-        self.shared.with_stats(|all| {
-            all.versions += 1;
-            all.dead_letters_written = letters;
-            all.relations = stats;
+        self.shared.publish(|all| {
+            self.shared.with_stats(|known| {
+                known.dead_letters_written = letters;
+                for (id, stats) in stats.into_iter().filter(|(id, _)| all.is_moved(*id)) {
+                    // Several lanes may read a source: the furthest tells.
+                    let is_behind = known.relations.get(&id).is_some_and(|known| known.rows_in > stats.rows_in);
+                    if stats.kind != "source" || !is_behind {
+                        known.relations.insert(id, stats);
+                    }
+                }
+            });
+            all.publish(self.id, self.cut, Some(contents));
         });
-        self.shared.publish(Published { cut: self.cut, relations });
     }
 
-    fn relation_stats(&self) -> impl Iterator<Item = (RelationId, RelationStats)> + '_ {
-        let inputs = self.inputs.iter().map(|(id, input)| (*id, self.stats_of_input(*id, input)));
-        inputs.chain(self.views.iter().map(|(id, view)| (*id, stats_of_view(view))))
-    }
-
-    fn stats_of_input(&self, id: RelationId, input: &Input) -> RelationStats {
-        let version = self.tables.get(&id).map(Collection::version);
-        RelationStats {
-            name: input.relation.name.clone(),
-            kind: input.relation.kind.noun(),
-            rows: version.as_ref().map_or(0, |version| version.len()),
-            bytes: version.as_ref().map_or(0, |version| version.bytes()),
-            rows_in: input.state.records,
-            late: input.state.late,
-            dead_letters: input.state.rejected,
-            watermark_us: input.watermark_us(),
-            newest_timestamp_ms: input.state.newest_timestamp_ms,
-            input_errors: input.state.errors.clone(),
-            ..RelationStats::default()
+    /// The views as they are, each with the first error of its own or of what it reads.
+    pub(super) fn contents(&self) -> Contents {
+        let mut contents = Contents::with_capacity(self.views.len());
+        for (id, view) in &self.views {
+            let below = |id: &RelationId| match (self.sources.get(id), self.tables.get(id)) {
+                (Some(source), _) => source.first_error(),
+                (None, Some(table)) => table.error.clone(),
+                (None, None) => contents.get(id).and_then(|view: &Content| view.error.clone()),
+            };
+            let error = view.first_error().or_else(|| view.reads.iter().find_map(below));
+            contents.insert(*id, Content { version: view.collection.version(), error });
         }
+        contents
+    }
+
+    fn stats(&self) -> impl Iterator<Item = (RelationId, RelationStats)> + '_ {
+        let sources = self.sources.iter().map(|(id, input)| (*id, stats_of_input(input)));
+        sources.chain(self.views.iter().map(|(id, view)| (*id, stats_of_view(view))))
+    }
+}
+
+/// A slice of an input to all views that read it.
+pub(super) fn push(views: &mut BTreeMap<RelationId, View>, input: RelationId, slices: &[crate::delta::Delta]) {
+    for view in views.values_mut().filter(|view| view.reads.contains(&input)) {
+        slices.iter().for_each(|delta| view.push(input, delta));
+    }
+}
+
+pub(super) fn stats_of_input(input: &Input) -> RelationStats {
+    RelationStats {
+        name: input.relation.name.clone(),
+        kind: input.relation.kind.noun(),
+        rows_in: input.state.records,
+        late: input.state.late,
+        dead_letters: input.state.rejected,
+        watermark_us: input.watermark_us(),
+        newest_timestamp_ms: input.state.newest_timestamp_ms,
+        input_errors: input.state.errors.clone(),
+        ..RelationStats::default()
     }
 }
 

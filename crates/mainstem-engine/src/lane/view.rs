@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::collection::{Collection, KeyKind};
 use crate::delta::Delta;
 use crate::error::EngineError;
-use crate::incremental::Circuit;
+use crate::incremental::{Circuit, Shards};
 use crate::input_log::Cut;
 
 /// See the module's text.
@@ -40,9 +40,9 @@ pub(crate) struct ViewState {
 
 impl View {
     /// An empty one: its inputs have given nothing yet.
-    pub(crate) fn new(relation: &Arc<Relation>) -> Result<View, EngineError> {
+    pub(crate) fn new(relation: &Arc<Relation>, shards: Shards) -> Result<View, EngineError> {
         let graph = graph_of(relation)?;
-        let circuit = Circuit::new(&graph)?;
+        let circuit = Circuit::with_shards(&graph, shards)?;
         View::with_circuit(relation, graph, circuit, ViewState::default())
     }
 
@@ -51,9 +51,10 @@ impl View {
         relation: &Arc<Relation>,
         state: ViewState,
         operators: Vec<(OperatorId, Vec<u8>)>,
+        shards: Shards,
     ) -> Result<View, EngineError> {
         let graph = graph_of(relation)?;
-        let circuit = Circuit::restore(&graph, operators)?;
+        let circuit = Circuit::restore_with_shards(&graph, shards, operators)?;
         View::with_circuit(relation, graph, circuit, state)
     }
 

@@ -3,9 +3,10 @@
 //! Words: the *snapshot* is the content at the version where a subscription begins; a *step* leads from the version that was
 //! given last to a newer one, and its *changes* are rows with weights, each row once.
 //!
-//! The lane hands each version that it publishes to a short queue and waits for nobody. A subscription takes one after the
-//! other from there. One that is so slow that the queue has dropped versions goes on with the oldest that is left: a step
-//! is the difference of two contents, so that nothing is lost, and what a slow reader holds is bounded by the queue.
+//! A subscription takes the first version that is kept beyond the one that it gave last, at a cut that all lanes of what it
+//! follows have; lanes wait for nobody. A step is the difference of two contents, so that one that is slow loses nothing
+//! where versions are not kept any more, and what it holds is bounded by what lanes keep. Where several lanes have no
+//! common cut it asks them to stop at one.
 //!
 //! Always true here: steps come in order of their cuts, each whole; the sum of what was given up to the end of a step is the
 //! content at its cut; an error that stands in what is followed ends the subscription, and so does its DROP.
@@ -13,11 +14,11 @@
 mod query;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use mainstem_catalog::RelationId;
+use mainstem_catalog::{RelationId, RelationKind};
 use mainstem_sql::{Graph, SqlError};
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 
 use crate::batch::{engine_error, view_error};
 use crate::collection::{Deltas, Version};
@@ -25,7 +26,7 @@ use crate::delta::Delta;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::input_log::Cut;
-use crate::lane::{Published, Shared};
+use crate::lane::{Demand, Published, Shared};
 use query::QueryFeed;
 
 /// Rows of one part of a step.
@@ -38,6 +39,17 @@ pub enum Followed {
     Relation(RelationId),
     /// A query, run by operators of its own, over sources too.
     Query(Box<Graph>),
+}
+
+impl Followed {
+    /// What is read.
+    #[must_use]
+    pub fn relations(&self) -> Vec<RelationId> {
+        match self {
+            Followed::Relation(id) => vec![*id],
+            Followed::Query(graph) => graph.relations(),
+        }
+    }
 }
 
 /// What a subscription gives next.
@@ -60,9 +72,12 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Subscription {
     shared: Arc<Shared>,
-    versions: broadcast::Receiver<Arc<Published>>,
+    moves: watch::Receiver<u64>,
     /// Relations that it reads, with their names.
     reads: Vec<(RelationId, String)>,
+    /// The tables and views among them.
+    stored: Vec<RelationId>,
+    demand: Option<Demand>,
     feed: Feed,
     wants_snapshot: bool,
     /// The last version that was given as a whole.
@@ -81,17 +96,15 @@ impl Engine {
     /// Follows a relation or a query from the version that is published now. Without the snapshot only changes are given.
     /// The error is the one that a SELECT would get.
     pub fn subscribe(&self, followed: Followed, wants_snapshot: bool) -> Result<Subscription, SqlError> {
-        let versions = self.shared.versions();
         let failed = |error: EngineError| engine_error(&error);
-        let ids = match &followed {
-            Followed::Relation(id) => vec![*id],
-            Followed::Query(graph) => graph.relations(),
-        };
         let catalog = self.shared.catalog();
-        let mut reads = Vec::with_capacity(ids.len());
-        for id in ids {
+        let (mut reads, mut stored) = (Vec::new(), Vec::new());
+        for id in followed.relations() {
             self.shared.readiness(id).map_err(failed)?;
             let relation = catalog.relation(id).ok_or_else(|| failed(EngineError::UnknownRelation(id.0)))?;
+            if !matches!(relation.kind, RelationKind::Source(_)) {
+                stored.push(id);
+            }
             reads.push((id, relation.name.clone()));
         }
         let feed = match followed {
@@ -101,7 +114,10 @@ impl Engine {
             }
         };
         let shared = self.shared.clone();
-        Ok(Subscription { shared, versions, reads, feed, wants_snapshot, given: None, step: None })
+        shared.subscriptions.fetch_add(1, Ordering::Relaxed);
+        let moves = shared.moves();
+        let demand = None;
+        Ok(Subscription { shared, moves, reads, stored, demand, feed, wants_snapshot, given: None, step: None })
     }
 }
 
@@ -140,8 +156,8 @@ impl Subscription {
     /// The step to this version begins.
     fn begin(&mut self, to: &Published) -> Result<Cut, SqlError> {
         for (id, name) in &self.reads {
-            if let Some(message) = to.first_error(*id) {
-                return Err(view_error(name, &message));
+            if let Some(message) = to.relations.get(id).and_then(|content| content.error.as_ref()) {
+                return Err(view_error(name, message));
             }
         }
         let skips = self.given.is_none() && !self.wants_snapshot;
@@ -162,27 +178,28 @@ impl Subscription {
     }
 
     /// The version to begin with, or one that is newer than the last.
-    async fn next_version(&mut self) -> Result<Arc<Published>, SqlError> {
-        let Some(given) = self.given else {
-            self.check_defined()?;
-            return Ok(self.shared.published());
-        };
+    async fn next_version(&mut self) -> Result<Published, SqlError> {
         loop {
+            self.moves.borrow_and_update();
+            // Definitions change without a new cut.
+            self.check_defined()?;
+            if let Some(version) = self.found() {
+                self.demand = None;
+                return Ok(version);
+            }
             if self.shared.has_stopped() {
                 return Err(engine_error(&EngineError::Stopped));
             }
-            match self.versions.recv().await {
-                Ok(version) => {
-                    // Definitions change without a new cut.
-                    self.check_defined()?;
-                    if version.cut > given {
-                        return Ok(version);
-                    }
-                }
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return Err(engine_error(&EngineError::Stopped)),
-            }
+            self.moves.changed().await.map_err(|_| engine_error(&EngineError::Stopped))?;
         }
+    }
+
+    /// What is there of it; else lanes that have nothing in common are asked for it.
+    fn found(&mut self) -> Option<Published> {
+        let Some(given) = self.given else { return self.shared.pin(&self.stored, Cut::ZERO, &mut self.demand) };
+        let after = Cut(given.0.saturating_add(1));
+        let next = self.shared.with_frontiers(|all| all.next_common(&self.stored, given));
+        next.or_else(|| self.shared.pin(&self.stored, after, &mut self.demand))
     }
 
     fn check_defined(&self) -> Result<(), SqlError> {
@@ -192,5 +209,11 @@ impl Subscription {
             Some((_, name)) => Err(SqlError::new("42P01", format!("relation \"{name}\" was dropped"))
                 .with_detail("The subscription to it has ended.")),
         }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.shared.subscriptions.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -64,7 +64,7 @@ impl QueryFeed {
             matches!(operator, Input { .. } | Filter { .. } | Project { .. } | Union | Unnest { .. })
         };
         Ok(QueryFeed {
-            circuit: Circuit::new(graph)?,
+            circuit: Circuit::with_shards(graph, shared.config.shards)?,
             is_append_only: graph.node(graph.output).append_only,
             has_state: !graph.nodes.iter().all(|node| is_stateless(&node.operator)),
             below,
@@ -151,6 +151,7 @@ impl QueryFeed {
             slice_rows: self.config.slice_rows,
             read_bytes_max: self.config.read_bytes_max,
             again: &again,
+            is_over: &|| false,
         };
         for (id, input) in &mut self.sources {
             let circuit = &mut self.circuit;

@@ -83,7 +83,7 @@ impl Tables {
         let target = Target::of(&plan.catalog, plan.statement.table())?;
         match transaction {
             Some(transaction) => {
-                let snapshot = transaction.snapshot(&self.engine, &plan.catalog, plan.at_least).await?;
+                let snapshot = transaction.snapshot(&self.engine, plan.at_least).await?;
                 let image = transaction.image(&self.engine, &target).await?;
                 let at = ReadPoint { at_least: plan.at_least, transaction: Some(snapshot) };
                 let written = statement::run(self, &plan, &target, &image, &at).await?;
@@ -146,11 +146,10 @@ impl Tables {
     pub async fn read_point(
         &self,
         transaction: Option<&mut Transaction>,
-        catalog: &Arc<Catalog>,
         at_least: Cut,
     ) -> Result<ReadPoint, DmlError> {
         let transaction = match transaction {
-            Some(transaction) => Some(transaction.snapshot(&self.engine, catalog, at_least).await?),
+            Some(transaction) => Some(transaction.snapshot(&self.engine, at_least).await?),
             None => None,
         };
         Ok(ReadPoint { at_least, transaction })

@@ -121,7 +121,7 @@ impl Sequencers {
             }
         };
         let locked = table.lock_owned().await;
-        self.engine.wait_published(self.opened_at).await.map_err(|error| engine_error(&error))?;
+        self.engine.wait_published_of(&[], self.opened_at).await.map_err(|error| engine_error(&error))?;
         Ok(locked)
     }
 

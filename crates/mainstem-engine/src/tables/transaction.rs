@@ -3,24 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use mainstem_catalog::{Catalog, Relation, RelationId, RelationKind};
+use mainstem_catalog::{Relation, RelationId, RelationKind};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::DmlError;
 use super::overlay::{Image, Overlay};
-use super::sequencer::pin_table;
 use super::statement::{Target, Touch, Written, unique_violation};
 use crate::batch::{engine_error, log_error};
 use crate::collection::Version;
-use crate::engine::{Engine, Pinned, PinnedRelation};
+use crate::engine::{Engine, Pinned, PinnedAll, PinnedRelation};
 use crate::error::EngineError;
 use crate::input_log::{Cut, EndOfPartition};
 
 /// An open transaction. Dropping it rolls it back.
 #[derive(Debug, Default)]
 pub struct Transaction {
-    pins: Option<Arc<Mutex<Pinned>>>,
+    pins: Option<Arc<Pins>>,
     tables: BTreeMap<RelationId, TouchedTable>,
     savepoints: Vec<(String, BTreeMap<RelationId, TouchedTable>)>,
     /// SERIALIZABLE: nothing that it read may have changed when it commits.
@@ -39,25 +38,26 @@ pub(super) struct TouchedTable {
     keys: BTreeMap<Box<[u8]>, Touch>,
 }
 
+/// One cut, and what was created after it as it was at its first use.
+#[derive(Debug)]
+struct Pins {
+    all: PinnedAll,
+    later: Mutex<HashMap<RelationId, PinnedRelation>>,
+}
+
 /// What statements of a transaction read: everything as of one cut, with the transaction's own writes over it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    pins: Arc<Mutex<Pinned>>,
+    pins: Arc<Pins>,
     pub(crate) overlays: HashMap<RelationId, Arc<Overlay>>,
     read: Arc<Mutex<BTreeSet<Uuid>>>,
 }
 
 impl Snapshot {
-    /// The relations as the snapshot has them. One that was created after it is taken as it is at its first use.
-    pub(crate) fn pinned(&self, engine: &Engine, relations: &[RelationId]) -> Result<Pinned, DmlError> {
-        let mut pins = self.pins.lock();
-        let new: Vec<_> = relations.iter().filter(|id| !pins.relations.contains_key(id)).copied().collect();
-        if !new.is_empty() {
-            let found = engine.pin(&new).map_err(|error| engine_error(&error))?;
-            pins.relations.extend(found.relations);
-        }
-        let one = |id: &RelationId| pins.relations.get(id).map(|pin| (*id, pin.clone()));
-        Ok(Pinned { cut: pins.cut, relations: relations.iter().filter_map(one).collect() })
+    /// The relations as the snapshot has them; waits for the lanes that have not come there yet. One that was created after it
+    /// is taken as it is at its first use.
+    pub(crate) async fn pinned(&self, engine: &Engine, relations: &[RelationId]) -> Result<Pinned, DmlError> {
+        self.pins.of(engine, relations).await.map_err(|error| engine_error(&error))
     }
 
     /// A statement reads these topics.
@@ -68,7 +68,32 @@ impl Snapshot {
     /// The cut that it shows.
     #[must_use]
     pub fn cut(&self) -> Cut {
-        self.pins.lock().cut
+        self.pins.all.cut()
+    }
+}
+
+impl Pins {
+    async fn of(&self, engine: &Engine, relations: &[RelationId]) -> Result<Pinned, EngineError> {
+        let catalog = engine.shared.catalog();
+        let is_source = |id: &RelationId| {
+            catalog.relation(*id).is_some_and(|relation| matches!(relation.kind, RelationKind::Source(_)))
+        };
+        let (known, later): (Vec<RelationId>, Vec<RelationId>) =
+            relations.iter().partition(|id| self.all.covers(**id) || is_source(id));
+        let mut pinned = self.all.of(engine, &known).await?;
+        for id in later {
+            let found = self.later.lock().get(&id).cloned();
+            let found = match found {
+                Some(found) => found,
+                None => {
+                    let now = engine.pin_when(&[id], Cut::ZERO).await?.relations.remove(&id);
+                    let now = now.ok_or(EngineError::UnknownRelation(id.0))?;
+                    self.later.lock().entry(id).or_insert(now).clone()
+                }
+            };
+            pinned.relations.insert(id, found);
+        }
+        Ok(pinned)
     }
 }
 
@@ -94,7 +119,7 @@ impl Transaction {
     /// run whole at its commit.
     pub(super) fn unchanged(&self, engine: &Engine) -> Result<Vec<EndOfPartition>, DmlError> {
         let Some(pins) = self.pins.as_ref().filter(|_| self.is_serializable) else { return Ok(vec![]) };
-        let (cut, input, mut ends) = (pins.lock().cut, engine.input(), Vec::new());
+        let (cut, input, mut ends) = (pins.all.cut(), engine.input(), Vec::new());
         for topic in self.read.lock().iter().copied() {
             for partition in input.partitions(topic) {
                 let end = input.position(topic, partition, cut).map_err(|error| log_error(&error))?;
@@ -136,17 +161,13 @@ impl Transaction {
     }
 
     /// The snapshot with the writes so far; the first call takes it.
-    pub(super) async fn snapshot(
-        &mut self,
-        engine: &Engine,
-        catalog: &Catalog,
-        at_least: Cut,
-    ) -> Result<Arc<Snapshot>, DmlError> {
+    pub(super) async fn snapshot(&mut self, engine: &Engine, at_least: Cut) -> Result<Arc<Snapshot>, DmlError> {
         let pins = match &self.pins {
             Some(pins) => pins.clone(),
             None => {
-                engine.wait_published(at_least).await.map_err(|error| engine_error(&error))?;
-                let pins = Arc::new(Mutex::new(pin_all(engine, catalog)?));
+                // Tables stand there: lanes are asked to stop where they do.
+                engine.wait_published_of(&[], at_least).await.map_err(|error| engine_error(&error))?;
+                let pins = Arc::new(Pins { all: engine.pin_all(), later: Mutex::default() });
                 self.pins.insert(pins).clone()
             }
         };
@@ -161,15 +182,13 @@ impl Transaction {
             return Ok(Image { version: table.base.clone(), overlay: table.overlay.clone() });
         }
         let pins = self.pins.as_ref().expect("the snapshot was taken");
-        let known = pins.lock().relations.get(&target.relation.id).cloned();
-        let version = match known {
-            Some(PinnedRelation::Collection(version, _)) => version,
-            _ => {
-                let (_, version) = pin_table(engine, &target.relation).await?;
-                let pin = PinnedRelation::Collection(version.clone(), None);
-                pins.lock().relations.insert(target.relation.id, pin);
-                version
-            }
+        let id = target.relation.id;
+        let mut pinned = pins.of(engine, &[id]).await.map_err(|error| engine_error(&error))?;
+        let version = match pinned.relations.remove(&id) {
+            Some(PinnedRelation::Collection(version, None)) => version,
+            // What is written to a table that cannot be read would never be seen.
+            Some(PinnedRelation::Collection(_, Some(error))) => return Err(DmlError::new("XX001", error)),
+            _ => return Err(engine_error(&EngineError::UnknownRelation(id.0))),
         };
         Ok(Image { version, overlay: Arc::default() })
     }
@@ -194,23 +213,6 @@ impl Transaction {
 
     pub(super) fn into_tables(self) -> BTreeMap<RelationId, TouchedTable> {
         self.tables
-    }
-}
-
-/// All that can be read now, at one cut.
-fn pin_all(engine: &Engine, catalog: &Catalog) -> Result<Pinned, DmlError> {
-    let waiting: Vec<RelationId> = engine.jobs().iter().map(|job| job.relation).collect();
-    let stored = catalog.relations().filter(|relation| !matches!(relation.kind, RelationKind::View(_)));
-    let mut ids: Vec<RelationId> = stored.map(|relation| relation.id).filter(|id| !waiting.contains(id)).collect();
-    loop {
-        match engine.pin(&ids) {
-            Ok(pinned) => return Ok(pinned),
-            // Dropped, or not ready again, since the ids were collected: the others are still to be had.
-            Err(EngineError::UnknownRelation(_) | EngineError::NotReady { .. } | EngineError::ViewFailed { .. }) => {
-                ids.retain(|id| engine.pin(&[*id]).is_ok());
-            }
-            Err(error) => return Err(engine_error(&error)),
-        }
     }
 }
 

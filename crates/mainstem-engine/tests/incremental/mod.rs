@@ -10,7 +10,7 @@ mod sql_programs;
 mod tables;
 mod work;
 
-pub(crate) use oracle::reopened;
+pub(crate) use oracle::{reopened, shards};
 pub(crate) use tables::sliced;
 
 /// Seeds of a random test: MAINSTEM_SEED (one) or MAINSTEM_SEEDS (how many, from 1), else `default` many.

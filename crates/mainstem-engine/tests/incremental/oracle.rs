@@ -18,7 +18,7 @@ use datafusion::prelude::SessionContext;
 use mainstem_catalog::RelationId;
 use mainstem_engine::Delta;
 use mainstem_engine::delta::canonical_floats;
-use mainstem_engine::incremental::{Circuit, VersionOutput};
+use mainstem_engine::incremental::{Circuit, Shards, VersionOutput};
 use mainstem_sql::{Aggregate, AggregateFunction, Graph, JoinKind, Node, Operator, OperatorId, Scalar};
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -193,7 +193,7 @@ pub(crate) struct Seen {
 
 impl Comparison {
     pub(crate) async fn run(&self, graph: &Graph, random: &mut SmallRng) -> Result<Seen, String> {
-        let mut circuit = Circuit::new(graph).unwrap();
+        let mut circuit = Circuit::with_shards(graph, shards(random.random_range(0..6))).unwrap();
         if let Some(id) = self.breaks {
             circuit.break_operator(id);
         }
@@ -232,11 +232,16 @@ impl Comparison {
     }
 }
 
-/// The circuit saved and restored.
+/// One, two or three shards, that run in parallel for each row or never.
+pub(crate) fn shards(number: u64) -> Shards {
+    Shards { count: 1 + (number % 3) as usize, parallel_rows: if number % 2 == 0 { 1 } else { usize::MAX } }
+}
+
+/// The circuit saved and restored, with another number of shards.
 pub(crate) fn reopened(graph: &Graph, circuit: &Circuit) -> Circuit {
     let mut sections: Vec<(OperatorId, Vec<u8>)> = Vec::new();
     circuit.save(&mut |id, bytes| sections.push((id, bytes.to_vec())));
-    let restored = Circuit::restore(graph, sections).unwrap();
+    let restored = Circuit::restore_with_shards(graph, shards(circuit.state_rows()), sections).unwrap();
     assert_eq!(restored.state_rows(), circuit.state_rows(), "restoring keeps every row of state");
     restored
 }

@@ -3,6 +3,7 @@
 
 mod faults;
 mod frontier;
+mod lanes;
 mod log;
 mod random_runs;
 mod world;

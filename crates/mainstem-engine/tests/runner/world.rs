@@ -14,9 +14,12 @@ use mainstem_catalog::{
     Catalog, Column, DEAD_LETTERS_TOPIC, Dependency, Encoding, Event, Include, IncludeKind, Origin, Relation,
     RelationId, RelationKind, SourceDefinition, SqlType, TableDefinition, Topic, TopicOwner, ViewDefinition, Watermark,
 };
+use mainstem_engine::incremental::Shards;
 use mainstem_engine::{Cut, Engine, EngineConfig, EngineParts, InputLog, PinnedRelation, RestoreReport, Version};
 use mainstem_sql::graph::GRAPH_VERSION;
-use mainstem_sql::{Aggregate, AggregateFunction, Graph, GraphField, Literal, Node, Operator, OperatorId, Scalar};
+use mainstem_sql::{
+    Aggregate, AggregateFunction, Graph, GraphField, JoinKind, Literal, Node, Operator, OperatorId, Scalar,
+};
 use mainstem_testkit::{SimClock, SimDisk};
 use uuid::Uuid;
 
@@ -55,6 +58,10 @@ pub(crate) enum Kind {
     Filtered,
     /// `SELECT window_end, count(*), sum(v) FROM source GROUP BY window_end EMIT ON WINDOW CLOSE`
     Closed,
+    /// `SELECT sum FROM <the ByKey view> UNION ALL SELECT sum FROM <the TableTotal view>`: brings two lanes together
+    Both(RelationId, RelationId),
+    /// `SELECT count(*) FROM source a JOIN source b ON a.k = b.k`: pairs in the square of the records
+    Pairs,
 }
 
 pub(crate) type Row = Vec<Option<i64>>;
@@ -116,9 +123,14 @@ impl World {
             output: self.log.clone(),
             disk: self.disk.mount(),
             clock: self.clock.clone(),
-            config: self.config.clone(),
+            config: EngineConfig { shards: self.shards(), ..self.config.clone() },
         };
         Engine::open(parts, Arc::new(self.catalog.clone())).expect("opens")
+    }
+
+    /// Another number of shards at each start.
+    fn shards(&self) -> Shards {
+        Shards { count: 1 + (self.log.newest().0 % 3) as usize, parallel_rows: 1 }
     }
 
     /// The process and the machine it ran on are gone: what was not durable is lost or torn.
@@ -233,6 +245,15 @@ impl World {
                 let sum = events().map(|event| event.v).sum::<i64>();
                 rows.push(vec![some.then(|| events().count() as i64), some.then_some(sum)]);
             }
+            Kind::Both(by_key, total) => {
+                let (by_key, total) = (self.expected(self.views[&by_key]).0, self.expected(self.views[&total]).0);
+                let sums = by_key.into_iter().map(|(row, times)| (vec![row[2]], times)).chain(total);
+                sums.for_each(|(row, times)| rows.extend(std::iter::repeat_n(row, times)));
+            }
+            Kind::Pairs => {
+                let groups = by_key(&mut events(), &|event| Some(event.k));
+                rows.push(vec![Some(groups.values().map(|(count, _)| count * count).sum())]);
+            }
             Kind::TableTotal => {
                 let sum = self.table.values().sum::<i64>();
                 rows.push(vec![(!self.table.is_empty()).then_some(sum)]);
@@ -299,10 +320,10 @@ impl World {
     /// All views are ready and hold what they must, at one cut, the newest.
     pub(crate) fn check(&self, engine: &Engine) {
         let newest = self.log.newest();
-        assert!(engine.wait_published_blocking(newest, PATIENCE), "published {:?} of {newest:?}", engine.published());
         for id in self.views.keys() {
             engine.wait_ready_blocking(*id, PATIENCE).expect("every view gets ready");
         }
+        assert!(engine.wait_published_blocking(newest, PATIENCE), "published {:?} of {newest:?}", engine.published());
         let ids: Vec<_> = self.views.keys().copied().chain([TABLE]).collect();
         let pinned = engine.pin(&ids).expect("ready");
         for (id, kind) in &self.views {
@@ -423,6 +444,12 @@ impl Nodes {
         self.0.push(Node { id, operator, inputs: input.into_iter().collect(), schema, append_only: false });
         id
     }
+
+    fn add_two(&mut self, operator: Operator, inputs: [OperatorId; 2], types: &[DataType]) -> OperatorId {
+        let id = self.add(operator, None, types);
+        self.0[id.0 as usize].inputs = inputs.to_vec();
+        id
+    }
 }
 
 fn count() -> Aggregate {
@@ -458,6 +485,19 @@ pub(crate) fn graph_of(kind: Kind) -> (Graph, Vec<Column>) {
             let rows = input(&mut nodes, of, &[1, 2], &ints(2));
             let total = Operator::Aggregate { group: Vec::new(), aggregates: vec![sum(0), sum(1)] };
             nodes.add(total, Some(rows), &ints(2));
+        }
+        Kind::Both(by_key, total) => {
+            let sums = input(&mut nodes, by_key, &[2], &ints(1));
+            let total = input(&mut nodes, total, &[0], &ints(1));
+            nodes.add_two(Operator::Union, [sums, total], &ints(1));
+        }
+        Kind::Pairs => {
+            let left = input(&mut nodes, SOURCE, &[0, 1], &ints(2));
+            let right = input(&mut nodes, SOURCE, &[0, 1], &ints(2));
+            let on = vec![(Scalar::Column(0), Scalar::Column(0))];
+            let join = Operator::Join { kind: JoinKind::Inner, on, null_equals_null: false, filter: None };
+            let pairs = nodes.add_two(join, [left, right], &ints(4));
+            nodes.add(Operator::Aggregate { group: Vec::new(), aggregates: vec![count()] }, Some(pairs), &ints(1));
         }
         Kind::TableTotal => {
             let rows = input(&mut nodes, TABLE, &[1], &ints(1));

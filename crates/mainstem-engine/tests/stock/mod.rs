@@ -22,7 +22,7 @@ use mainstem_engine::incremental::Circuit;
 use mainstem_sql::{Graph, OperatorId, parse_query, plan_view, rewrite_query};
 use uuid::Uuid;
 
-use crate::incremental::reopened;
+use crate::incremental::{reopened, shards};
 
 /// Adds a table to the catalog. Its hidden columns, if any, stand last.
 pub(crate) fn add_table(
@@ -97,7 +97,7 @@ impl View {
         let query = parse_query(text).map_err(|error| error.message)?;
         let graph = plan_view(catalog, &query, names, false).map_err(|error| error.message)?.graph;
         let schema = graph.output_schema().map_err(|error| error.message)?;
-        let circuit = Circuit::new(&graph).map_err(|error| error.to_string())?;
+        let circuit = Circuit::with_shards(&graph, shards(text.len() as u64)).map_err(|error| error.to_string())?;
         let content = Delta::empty(&schema);
         Ok(View { graph, schema, circuit, content, errors: BTreeMap::new() })
     }

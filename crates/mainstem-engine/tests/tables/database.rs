@@ -202,7 +202,7 @@ impl Database {
     pub(crate) async fn select(&self, session: &mut Session, sql: &str) -> Result<Vec<String>, SqlError> {
         let Statement::Query(query) = parse(sql)?.remove(0) else { panic!("no query: {sql}") };
         let at_least = session.at_least;
-        let at = self.tables.read_point(session.transaction.as_mut(), &self.catalog, at_least).await?;
+        let at = self.tables.read_point(session.transaction.as_mut(), at_least).await?;
         let relations = relations_of(&self.catalog, query.as_ref());
         let options = ContextOptions::default();
         let context = session_context(&self.engine, &self.catalog, &relations, &at, &options).await?;

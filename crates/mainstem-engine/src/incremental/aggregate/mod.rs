@@ -354,7 +354,7 @@ impl Operate for Aggregate {
         writer.finish();
     }
 
-    fn restore(&mut self, section: &[u8]) -> Result<(), EngineError> {
+    fn restore_keys(&mut self, section: &[u8], is_kept: &dyn Fn(&[u8]) -> bool) -> Result<(), EngineError> {
         let mut reader = StateReader::new(KIND, section)?;
         while !reader.is_done() {
             match reader.u8()? {
@@ -369,6 +369,10 @@ impl Operate for Aggregate {
                     self.groups[id as usize].rows = reader.i64()?;
                     for placed in &mut self.aggregates {
                         placed.accumulator.restore(id, &mut reader)?;
+                    }
+                    if !is_kept(key) {
+                        // Where the entry ends only the aggregates know.
+                        self.forget(id);
                     }
                 }
                 tag => return Err(EngineError::State(format!("groups have no entry of tag {tag}"))),
