@@ -21,6 +21,7 @@ use crate::engine::EngineConfig;
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, LogError};
 use crate::lane::{Command, Input, Next, Pacing, Progress, Published, Reading, Shared, View};
+use crate::state::StateRoot;
 use crate::watermark::lowest;
 
 /// Rounds before the lane does the rest, however much it is.
@@ -58,6 +59,7 @@ pub(crate) struct Backfill {
 pub(crate) struct Context {
     pub(crate) log: Arc<dyn InputLog>,
     pub(crate) config: EngineConfig,
+    pub(crate) state: Arc<StateRoot>,
     pub(crate) dead_letters: Arc<DeadLetters>,
     pub(crate) topic_of_letters: Option<Uuid>,
     pub(crate) progress: Arc<Progress>,
@@ -70,7 +72,7 @@ impl Backfill {
         source_of: &dyn Fn(RelationId) -> Option<Arc<Relation>>,
         context: Context,
     ) -> Result<Backfill, EngineError> {
-        let mut view = View::new(relation, context.config.shards)?;
+        let mut view = View::new(relation, &context.state, context.config.shards)?;
         let mut sources = BTreeMap::new();
         for id in view.reads.clone().iter() {
             if let Some(source) = source_of(*id) {

@@ -7,6 +7,7 @@
 //! makes a lane wait: a pin over several lanes waits for the one that is behind.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::error::EngineError;
 use crate::incremental::Shards;
 use crate::input_log::{Cut, Hold, InputLog, OutputLog};
 use crate::lane::{self, Command, Demand, JobState, Published, Shared};
+use crate::state::StateMemory;
 
 /// What an engine is made of.
 #[derive(Debug)]
@@ -53,6 +55,10 @@ pub struct EngineConfig {
     pub checkpoint_bytes: u64,
     /// ... or when this much time has passed and anything was read.
     pub checkpoint_interval: Duration,
+    /// The directory of the LSM tree that keeps state; none: state is in memory, with files on the disk (simulations).
+    pub state_path: Option<PathBuf>,
+    /// What state and contents may take in memory, about; what is more is read from the store when it is needed.
+    pub state_memory_bytes: u64,
 }
 
 impl Default for EngineConfig {
@@ -65,6 +71,8 @@ impl Default for EngineConfig {
             read_bytes_max: 4 << 20,
             checkpoint_bytes: 256 << 20,
             checkpoint_interval: Duration::from_secs(30),
+            state_path: None,
+            state_memory_bytes: 512 << 20,
         }
     }
 }
@@ -153,6 +161,10 @@ pub struct EngineStats {
     pub checkpoint: Cut,
     /// Checkpoints made durable since the engine was opened.
     pub checkpoints: u64,
+    /// Bytes of keys and values that the last checkpoint wrote.
+    pub checkpoint_bytes: u64,
+    /// State in memory and on disk.
+    pub state: StateMemory,
     /// Dead letters written since the engine was opened.
     pub dead_letters_written: u64,
     /// Subscriptions that live.

@@ -24,6 +24,7 @@ pub mod incremental;
 pub mod input_log;
 pub mod scalar;
 pub mod source_reader;
+pub mod state;
 pub mod subscription;
 pub mod tables;
 pub mod watermark;

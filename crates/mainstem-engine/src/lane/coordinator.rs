@@ -13,6 +13,7 @@ use mainstem_catalog::{Catalog, Relation, RelationId};
 use mainstem_state::Disk;
 
 use super::checkpoints::Checkpoints;
+use super::restore::open_state;
 use super::{Command, Ends, Flow, Input, Lane, LaneCommand, LaneId, Pacing, Shared};
 use crate::collection::Collection;
 use crate::dead_letters::DeadLetters;
@@ -77,6 +78,12 @@ impl Merging {
 }
 
 impl LaneHandle {
+    /// Lets the lane look at what there is.
+    fn wake(&self) {
+        // It has ended when nobody receives.
+        let _ = self.commands.send(LaneCommand::Wake);
+    }
+
     /// Ends the lane, whatever it is at.
     pub(super) fn end(&self) {
         self.is_over.store(true, Ordering::Release);
@@ -95,7 +102,9 @@ pub(crate) fn start(
     let EngineParts { input, output, disk, clock, config } = parts;
     let dead_letters = Arc::new(DeadLetters::new(input.clone(), output.clone()));
     let checkpoints = Checkpoints::new(clock.monotonic());
-    let shared = Arc::new(Shared::new((input.clone(), output, clock), config.clone(), sender, catalog.clone()));
+    let (state, warnings) = open_state(&disk, &config)?;
+    let shared = Shared::new((input.clone(), output, clock), (config.clone(), state), sender, catalog.clone());
+    let shared = Arc::new(shared);
     let mut coordinator = Coordinator {
         shared: shared.clone(),
         disk,
@@ -118,7 +127,10 @@ pub(crate) fn start(
     };
     let begun = coordinator.begin(&catalog);
     let report = match begun {
-        Ok(report) => report,
+        Ok(mut report) => {
+            report.warnings.splice(0..0, warnings);
+            report
+        }
         Err(error) => {
             coordinator.end();
             return Err(error);
@@ -167,29 +179,42 @@ impl Coordinator {
 
     fn run_until_end(&mut self) {
         loop {
-            let has_moved = match self.step() {
-                Ok(has_moved) => has_moved,
-                Err(EngineError::Stopped) => return,
-                Err(error) => {
-                    tracing::error!(%error, "the engine waits for the log");
-                    self.shared.pause();
-                    true
-                }
-            };
-            let command = if has_moved {
-                self.commands.try_recv().ok()
-            } else {
-                match self.commands.recv_timeout(self.until_checkpoint()) {
-                    Ok(command) => Some(command),
-                    Err(RecvTimeoutError::Timeout) => None,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                }
-            };
-            if command.map_or(Flow::On, |command| self.obey(command)) == Flow::End {
+            let turn = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.turn()));
+            if self.look_for_damage(turn) == Flow::End {
                 return;
             }
-            self.checkpoint_if_due();
         }
+    }
+
+    /// A step, and what was asked for in the meantime.
+    fn turn(&mut self) -> Flow {
+        let has_moved = match self.step() {
+            Ok(has_moved) => has_moved,
+            Err(EngineError::Stopped) => return Flow::End,
+            Err(error) => {
+                tracing::error!(%error, "the engine waits for the log");
+                self.shared.pause();
+                true
+            }
+        };
+        let command = if has_moved {
+            self.commands.try_recv().ok()
+        } else {
+            match self.commands.recv_timeout(self.until_checkpoint()) {
+                Ok(command) => Some(command),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return Flow::End,
+            }
+        };
+        if command.map_or(Flow::On, |command| self.obey(command)) == Flow::End {
+            return Flow::End;
+        }
+        if self.shared.state.is_over() {
+            // Lanes at rest give back memory, too.
+            self.lanes.values().for_each(|lane| lane.wake());
+        }
+        self.checkpoint_if_due();
+        Flow::On
     }
 
     pub(super) fn obey(&mut self, command: Command) -> Flow {
@@ -223,6 +248,8 @@ impl Coordinator {
                 // Lanes may wait for it before they are merged.
                 if self.waiting.is_empty() || self.shared.gives_up() { Ok(()) } else { self.take_catalog() }
             }
+            // It is looked for after each turn.
+            Command::Damaged => Ok(()),
             Command::Stop => {
                 self.last_checkpoint();
                 return Flow::End;

@@ -20,6 +20,7 @@ use crate::backfill::Backfill;
 use crate::engine::{EngineConfig, EngineStats, JobStatus};
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, OutputLog};
+use crate::state::StateRoot;
 
 /// Slices of a source that are kept for lanes which come to them later.
 const DECODED_SLICES: usize = 4;
@@ -45,10 +46,12 @@ pub(crate) enum Command {
     Ended(LaneId),
     /// A lane has panicked.
     Broken,
+    /// The state store could not be read; [`StateRoot`] knows why.
+    Damaged,
     /// A checkpoint is wanted.
     Checkpoint(Sender<Result<Cut, EngineError>>),
     /// The checkpoint thread has finished one.
-    Checkpointed(Result<Cut, EngineError>),
+    Checkpointed(Result<(Cut, u64), EngineError>),
     /// A last checkpoint, then the end.
     Stop,
     /// The end at once, as if killed.
@@ -101,6 +104,7 @@ pub(crate) struct Shared {
     pub(crate) output: Arc<dyn OutputLog>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: EngineConfig,
+    pub(crate) state: Arc<StateRoot>,
     commands: Sender<Command>,
     is_woken: AtomicBool,
     has_stopped: AtomicBool,
@@ -127,7 +131,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         (input, output, clock): (Arc<dyn InputLog>, Arc<dyn OutputLog>, Arc<dyn Clock>),
-        config: EngineConfig,
+        (config, state): (EngineConfig, Arc<StateRoot>),
         commands: Sender<Command>,
         catalog: Arc<Catalog>,
     ) -> Shared {
@@ -137,6 +141,7 @@ impl Shared {
             clock,
             decoded: DecodedSteps::new(config.slice_rows * DECODED_SLICES),
             config,
+            state,
             commands,
             is_woken: AtomicBool::new(false),
             has_stopped: AtomicBool::new(false),
@@ -252,6 +257,14 @@ impl Shared {
         };
         self.jobs_changed();
         progress
+    }
+
+    /// What reads history gives up; the jobs stay, to be begun again.
+    pub(super) fn restart_jobs(&self) {
+        for job in self.jobs.lock().values_mut() {
+            std::mem::take(&mut job.progress).cancelled.store(true, Ordering::Release);
+        }
+        self.moved();
     }
 
     /// The relation is readable. Told also when it has no job: somebody may wait for it all the same.
@@ -413,7 +426,7 @@ impl Shared {
     }
 
     pub(crate) fn stats(&self) -> EngineStats {
-        self.stats.lock().clone()
+        EngineStats { state: self.state.memory(), ..self.stats.lock().clone() }
     }
 
     pub(crate) fn with_stats<T>(&self, change: impl FnOnce(&mut EngineStats) -> T) -> T {

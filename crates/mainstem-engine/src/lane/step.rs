@@ -26,7 +26,11 @@ impl Lane {
             Some(false) => return Ok(Turn::Moved),
             None => {}
         }
-        let Some(limit) = plan.limit.filter(|limit| *limit > self.cut) else { return Ok(Turn::Rests) };
+        let Some(limit) = plan.limit.filter(|limit| *limit > self.cut) else {
+            // Others may need the memory.
+            self.views.values_mut().for_each(View::keep_within_budget);
+            return Ok(Turn::Rests);
+        };
         self.step(limit, &plan)
     }
 
@@ -58,7 +62,7 @@ impl Lane {
             self.shared.publish(|all| all.publish(self.id, cut, None));
             return Ok(Turn::Moved);
         }
-        self.finish(cut);
+        self.finish(cut)?;
         let took = self.shared.clock.monotonic().saturating_sub(begun);
         self.pacing.took(took, self.shared.config.version_time_max, weight);
         Ok(Turn::Moved)
@@ -85,7 +89,7 @@ impl Lane {
     }
 
     /// Everything has been pushed: the views give what changed, and it is seen.
-    pub(super) fn finish(&mut self, cut: Cut) {
+    pub(super) fn finish(&mut self, cut: Cut) -> Result<(), EngineError> {
         for id in self.views.keys().copied().collect::<Vec<_>>() {
             let view = self.views.get_mut(&id).expect("a view of the lane");
             let sources = view.reads.iter().filter_map(|input| self.sources.get(input)?.event_time());
@@ -101,10 +105,15 @@ impl Lane {
         }
         self.cut = cut;
         self.publish();
+        // The coordinator begins everything anew.
+        if self.shared.state.is_damaged() { Err(EngineError::Stopped) } else { Ok(()) }
     }
 
-    /// Makes the views at the lane's cut visible.
+    /// Makes the views at the lane's cut visible, unless what they were made of could not be read.
     pub(super) fn publish(&self) {
+        if self.shared.state.is_damaged() {
+            return;
+        }
         let contents = self.contents();
         self.shared.versions.fetch_add(1, Ordering::Relaxed);
         let stats: BTreeMap<_, _> = self.stats().collect();

@@ -14,9 +14,10 @@ use super::{
     BROKEN, Command, Content, Input, JobState, Lane, LaneCommand, LaneId, Pacing, View, again, topic_of_letters,
 };
 use crate::backfill::{Backfill, Context, Frontier};
-use crate::collection::Collection;
+use crate::collection::{Collection, ContentState};
 use crate::error::EngineError;
 use crate::input_log::{Cut, LogError};
+use crate::state::{Layers, Owner};
 
 /// Views with less history than a slice divided by this are made at once.
 const AT_ONCE_PART: usize = 16;
@@ -116,6 +117,9 @@ impl Coordinator {
         let mut input = Input::new(relation)?;
         let codec = input.table_codec().expect("a table");
         let mut collection = Collection::try_new(codec.schema().clone(), codec.key_kind())?;
+        let state = self.shared.state.clone();
+        let owner = Owner { relation: relation.id, generation: state.next_generation() };
+        collection.attach(&Layers::new(state, owner, false), Cut::ZERO, &ContentState::default())?;
         let ends = input.ends(&*log, self.cut)?;
         input.hold_from_here(&*log);
         read_table(&self.shared, &mut input, &mut collection, &self.dead_letters, (self.cut, &ends))?;
@@ -132,6 +136,7 @@ impl Coordinator {
             let context = Context {
                 log: self.log(),
                 config: self.config.clone(),
+                state: self.shared.state.clone(),
                 dead_letters: self.dead_letters.clone(),
                 topic_of_letters: topic_of_letters(&self.shared),
                 progress: self.shared.set_job(&relation, JobState::Waiting),
@@ -169,6 +174,9 @@ impl Coordinator {
                 (Some(now), Some(rows)) if rows <= (self.config.slice_rows / AT_ONCE_PART) as u64 => {
                     let shared = self.shared.clone();
                     backfill.advance(&now, &|error: &LogError| again(&shared, error))?;
+                    if self.shared.state.is_damaged() {
+                        return Err(EngineError::State("it could not be read".to_owned()));
+                    }
                     if self.place(backfill)? {
                         ready.push(id);
                     }
@@ -204,7 +212,10 @@ impl Coordinator {
         let body = move || {
             let run = std::panic::AssertUnwindSafe(|| Box::new(backfill).run(&shared));
             // Who waits for the view is told in any case.
-            if std::panic::catch_unwind(run).is_err() {
+            let has_panicked = std::panic::catch_unwind(run).is_err();
+            if shared.state.is_damaged() {
+                shared.send(Command::Damaged);
+            } else if has_panicked {
                 shared.send(Command::Failed(id, BROKEN.to_owned()));
             }
         };
@@ -216,7 +227,7 @@ impl Coordinator {
     /// A backfill's thread is done.
     pub(super) fn take_backfill(&mut self, backfill: Backfill) -> Result<(), EngineError> {
         let relation = backfill.view.relation.clone();
-        if !self.running.remove(&relation.id) {
+        if !self.running.remove(&relation.id) || self.shared.state.is_damaged() {
             return Ok(());
         }
         self.shared.set_job(&relation, JobState::Joining);

@@ -68,8 +68,15 @@ pub(super) fn schema(session: &Session, catalog: &Catalog) -> Arc<dyn SchemaProv
         stats.checkpoints,
         stats.replay_started_at.0,
         stats.dead_letters_written,
+        stats.checkpoint_bytes,
+        stats.state.used_bytes,
+        stats.state.budget_bytes,
+        stats.state.disk_bytes,
+        stats.state.spilled_bytes,
     ];
-    let columns = "published:i8 versions:i8 checkpoint:i8 checkpoints:i8 replay_started_at:i8 dead_letters_written:i8";
+    let columns = "published:i8 versions:i8 checkpoint:i8 checkpoints:i8 replay_started_at:i8 dead_letters_written:i8 \
+                   checkpoint_bytes:i8 state_memory_bytes:i8 state_memory_limit_bytes:i8 state_disk_bytes:i8 \
+                   state_spilled_bytes:i8";
     tables.add("engine", columns, vec![engine]);
     tables.finish()
 }
