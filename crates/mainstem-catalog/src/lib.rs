@@ -10,6 +10,7 @@
 mod catalog;
 mod event;
 mod relation;
+mod replacement;
 mod topic;
 mod types;
 
@@ -19,6 +20,7 @@ pub use relation::{
     Column, Dependency, Encoding, Ident, Include, IncludeKind, Origin, Relation, RelationId, RelationKind,
     SourceDefinition, TableDefinition, ViewDefinition, Watermark,
 };
+pub use replacement::Replacement;
 pub use topic::{Topic, TopicName, TopicOwner, check_topic_name};
 pub use types::SqlType;
 

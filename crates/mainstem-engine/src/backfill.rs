@@ -51,6 +51,8 @@ pub(crate) struct Backfill {
     below: HashMap<RelationId, Arc<Version>>,
     pacing: Pacing,
     is_begun: bool,
+    /// On a thread of its own: it may wait.
+    is_paced: bool,
     context: Context,
 }
 
@@ -85,7 +87,7 @@ impl Backfill {
         }
         let pacing = Pacing::new(context.config.slice_rows.saturating_mul(4));
         let below = HashMap::new();
-        Ok(Backfill { view, sources, cut: Cut::ZERO, below, pacing, is_begun: false, context })
+        Ok(Backfill { view, sources, cut: Cut::ZERO, below, pacing, is_begun: false, is_paced: false, context })
     }
 
     /// Records and rows from here to the frontier; rows of collections that were taken in before count as nothing.
@@ -114,9 +116,17 @@ impl Backfill {
             is_over: &|| is_cancelled(&context.progress),
         };
         self.take_below(to);
+        if is_cancelled(&context.progress) {
+            return Err(EngineError::Stopped);
+        }
         let done = |rows: u64| context.progress.rows_done.fetch_add(rows, Ordering::Relaxed);
         loop {
             let log = &*context.log;
+            if self.is_paced {
+                context.progress.pace.wait(0);
+                let rows = context.progress.pace.rows_at_once(context.config.slice_rows.saturating_mul(4));
+                self.pacing.limit(rows);
+            }
             let next = Next::of(&mut self.sources, log, &mut self.pacing, self.cut, Some(to.cut));
             let Next { cut, ends, rows, .. } = match next {
                 Ok(Some(next)) => next,
@@ -135,6 +145,9 @@ impl Backfill {
             }
             self.finish(cut);
             done(rows);
+            if self.is_paced {
+                context.progress.pace.wait(rows);
+            }
         }
         if !self.is_begun || self.cut < to.cut {
             self.finish(to.cut);
@@ -160,7 +173,12 @@ impl Backfill {
 
     /// What changed in tables and views below since the last round.
     fn take_below(&mut self, to: &Frontier) {
-        let slice_rows = self.context.config.slice_rows;
+        let progress = self.context.progress.clone();
+        let mut slice_rows = self.context.config.slice_rows;
+        if self.is_paced {
+            progress.pace.wait(0);
+            slice_rows = progress.pace.rows_at_once(slice_rows);
+        }
         for id in self.view.reads.iter().copied().collect::<Vec<_>>() {
             let Some(now) = to.below.get(&id) else { continue };
             let is_first = !self.below.contains_key(&id);
@@ -169,6 +187,12 @@ impl Backfill {
                 Some(before) => now.since(before, slice_rows),
             };
             for delta in deltas {
+                if self.is_paced {
+                    progress.pace.wait(delta.len() as u64);
+                }
+                if is_cancelled(&progress) {
+                    return;
+                }
                 self.view.push(id, &delta);
                 if is_first {
                     let rows: i64 = delta.weights.iter().sum();
@@ -198,6 +222,9 @@ impl Backfill {
             !gives_up()
         };
         let near = self.context.config.slice_rows as u64 / 4;
+        self.is_paced = true;
+        let now_us = u64::try_from(shared.clock.monotonic().as_micros()).unwrap_or(u64::MAX);
+        progress.begun_us.store(now_us.max(1), Ordering::Relaxed);
         for _ in 0..ROUNDS_MAX {
             let Some(to) = shared.pin_blocking(&below, &gives_up) else { return };
             let result = self.advance(&Frontier::from(&to), &again);
@@ -217,6 +244,7 @@ impl Backfill {
                 Err(error) => return shared.send(Command::Failed(id, error.to_string())),
             }
         }
+        self.is_paced = false;
         shared.send(Command::Caught(self));
     }
 }

@@ -105,8 +105,20 @@ pub struct JobStatus {
     pub rows_done: u64,
     /// Records and rows that were to be read when it was last counted; grows while producers go on.
     pub rows_total: u64,
-    /// `waiting`, `running`, `joining` or `failed: reason`.
+    /// `waiting`, `running`, `paused`, `joining`, `switching` (it is about to take the place of another) or `failed: reason`.
     pub state: String,
+    /// Milliseconds since it began to read.
+    pub elapsed_ms: u64,
+}
+
+impl JobStatus {
+    /// Rows that are read per second, and seconds until it has read all, at that rate; none while that cannot be told.
+    #[must_use]
+    pub fn estimate(&self) -> Option<(u64, u64)> {
+        let per_second = self.rows_done.saturating_mul(1000).checked_div(self.elapsed_ms)?;
+        let left = self.rows_total.saturating_sub(self.rows_done).checked_div(per_second)?;
+        (self.state == "running").then_some((per_second, left))
+    }
 }
 
 /// Counters of one relation.
@@ -276,6 +288,28 @@ impl Engine {
     #[must_use]
     pub fn published(&self) -> Cut {
         self.shared.published()
+    }
+
+    /// How far tables are, which nothing that can be read is beyond.
+    #[must_use]
+    pub fn front(&self) -> Cut {
+        self.shared.with_frontiers(|all| all.front())
+    }
+
+    /// Returns when what is aside has taken the place of these, or is gone. Cancel-safe.
+    pub async fn wait_replaced(&self, roots: &[RelationId]) -> Result<(), EngineError> {
+        let mut changes = self.shared.job_changes();
+        loop {
+            changes.borrow_and_update();
+            let catalog = self.shared.catalog();
+            if roots.iter().all(|root| catalog.replacement_of(*root).is_none()) {
+                return Ok(());
+            }
+            if self.shared.has_stopped() {
+                return Err(EngineError::Stopped);
+            }
+            changes.changed().await.map_err(|_| EngineError::Stopped)?;
+        }
     }
 
     /// Returns when all that there is shows at least this cut; `Stopped` when it never will. Cancel-safe.
@@ -477,6 +511,12 @@ impl Engine {
                 }
             }
             inputs.insert(*id, topics);
+            if let Some(known) = catalog.relation(*id) {
+                relation.name.clone_from(&known.name);
+            }
+            if catalog.is_aside(*id) {
+                relation.name.push_str(" (replacement)");
+            }
         }
         stats
     }
@@ -528,6 +568,7 @@ impl JobStatus {
             rows_done,
             rows_total,
             state: state.to_string(),
+            elapsed_ms: 0,
         }
     }
 }

@@ -26,7 +26,7 @@ pub use graph::{
 };
 pub use parse::{parse, parse_expression, parse_query};
 pub use plan::{
-    Purpose, QueryPlan, ViewPlan, output_names, plan_query, plan_view, planning_state, rewrite_query, rewrite_windows,
-    session_config, session_state_builder,
+    Purpose, QueryPlan, ViewPlan, constant, output_names, plan_query, plan_view, planning_state, rewrite_query,
+    rewrite_windows, session_config, session_state_builder,
 };
 pub use statement::{QualifiedName, Statement};

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use mainstem_catalog::{Catalog, Relation, RelationId};
+use mainstem_catalog::{Catalog, RelationId};
 use mainstem_state::Disk;
 
 use super::checkpoints::Checkpoints;
@@ -40,7 +40,7 @@ pub(super) struct Coordinator {
     pub(super) lanes: BTreeMap<LaneId, LaneHandle>,
     pub(super) next_lane: u64,
     /// Views that wait for one that they read.
-    pub(super) waiting: BTreeMap<RelationId, Arc<Relation>>,
+    pub(super) waiting: BTreeSet<RelationId>,
     /// Views whose backfill runs.
     pub(super) running: BTreeSet<RelationId>,
     pub(super) failed: BTreeSet<RelationId>,
@@ -116,7 +116,7 @@ pub(crate) fn start(
         sources: BTreeMap::new(),
         lanes: BTreeMap::new(),
         next_lane: 0,
-        waiting: BTreeMap::new(),
+        waiting: BTreeSet::new(),
         running: BTreeSet::new(),
         failed: BTreeSet::new(),
         pacing: Pacing::new(config.slice_rows),

@@ -17,6 +17,7 @@ use super::decoded::DecodedSteps;
 use super::frontier::{Contents, Demand, Frontiers, LaneId, Plan, Published};
 use super::{Lane, LanePart};
 use crate::backfill::Backfill;
+use crate::backfill_pace::Pace;
 use crate::engine::{EngineConfig, EngineStats, JobStatus};
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, OutputLog};
@@ -67,6 +68,8 @@ pub(crate) enum JobState {
     Running,
     /// At the lane's door.
     Joining,
+    /// Ready, and about to take the place of another.
+    Switching,
     /// Never.
     Failed(String),
 }
@@ -77,6 +80,7 @@ impl fmt::Display for JobState {
             JobState::Waiting => f.write_str("waiting"),
             JobState::Running => f.write_str("running"),
             JobState::Joining => f.write_str("joining"),
+            JobState::Switching => f.write_str("switching"),
             JobState::Failed(reason) => write!(f, "failed: {reason}"),
         }
     }
@@ -88,6 +92,16 @@ pub(crate) struct Progress {
     pub(crate) rows_done: AtomicU64,
     pub(crate) rows_total: AtomicU64,
     pub(crate) cancelled: AtomicBool,
+    pub(crate) pace: Pace,
+    /// When it began to read, monotonic; 0 before.
+    pub(crate) begun_us: AtomicU64,
+}
+
+impl Progress {
+    fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        self.pace.end();
+    }
 }
 
 #[derive(Debug)]
@@ -210,7 +224,7 @@ impl Shared {
     pub(crate) fn stopped(&self) {
         self.has_stopped.store(true, Ordering::Release);
         for job in self.jobs.lock().values() {
-            job.progress.cancelled.store(true, Ordering::Release);
+            job.progress.cancel();
         }
         self.moved();
         self.jobs_changed();
@@ -236,8 +250,12 @@ impl Shared {
             }
             jobs.retain(|id, job| {
                 let is_live = catalog.relation(*id).is_some();
-                if !is_live {
-                    job.progress.cancelled.store(true, Ordering::Release);
+                match catalog.relation(*id) {
+                    Some(relation) => {
+                        job.relation = relation.clone();
+                        job.progress.pace.set(Pace::rate_of(relation));
+                    }
+                    None => job.progress.cancel(),
                 }
                 is_live
             });
@@ -293,17 +311,35 @@ impl Shared {
     }
 
     pub(crate) fn jobs(&self) -> Vec<JobStatus> {
+        let catalog = self.catalog();
         // What is published is ready, also while the lane has not said so yet.
         let frontiers = self.frontiers.lock();
         let jobs = self.jobs.lock();
         let status = |job: &Job| {
             let done = job.progress.rows_done.load(Ordering::Relaxed);
             let total = job.progress.rows_total.load(Ordering::Relaxed);
-            JobStatus::new(&job.relation, done, total.max(done), &job.state)
+            let mut status = JobStatus::new(&job.relation, done, total.max(done), &job.state);
+            if job.progress.pace.is_paused() && job.state == JobState::Running {
+                status.state = "paused".to_owned();
+            }
+            let begun_us = job.progress.begun_us.load(Ordering::Relaxed);
+            if begun_us > 0 {
+                let now_us = u64::try_from(self.clock.monotonic().as_micros()).unwrap_or(u64::MAX);
+                status.elapsed_ms = now_us.saturating_sub(begun_us) / 1000;
+            }
+            status
         };
         let is_ready = |job: &Job| frontiers.has(job.relation.id);
         let views = jobs.values().filter(|job| job.relation.materialized().is_some() && !is_ready(job));
-        views.map(status).collect()
+        let mut all: Vec<JobStatus> = views.map(status).collect();
+        // What is ready and aside is under way until it has its name.
+        let is_building = |id: &RelationId| all.iter().any(|job| job.relation == *id);
+        let ready = catalog.replacements().filter(|(_, replacement)| !replacement.new.iter().any(is_building));
+        let ready = ready.filter_map(|(_, replacement)| catalog.relation(*replacement.new.first()?));
+        let ready: Vec<_> = ready.map(|relation| JobStatus::new(relation, 0, 0, &JobState::Switching)).collect();
+        all.extend(ready);
+        all.sort_by_key(|job| job.relation);
+        all
     }
 
     /// Whether the relation can be read; `NotReady` while it cannot be told yet.
@@ -436,7 +472,9 @@ impl Shared {
 
 impl Job {
     fn new(relation: &Arc<Relation>) -> Job {
-        Job { relation: relation.clone(), state: JobState::Waiting, progress: Arc::default() }
+        let progress = Arc::<Progress>::default();
+        progress.pace.set(Pace::rate_of(relation));
+        Job { relation: relation.clone(), state: JobState::Waiting, progress }
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
     BROKEN, Command, Content, Input, JobState, Lane, LaneCommand, LaneId, Pacing, View, again, topic_of_letters,
 };
 use crate::backfill::{Backfill, Context, Frontier};
+use crate::backfill_pace::Pace;
 use crate::collection::{Collection, ContentState};
 use crate::error::EngineError;
 use crate::input_log::{Cut, LogError};
@@ -43,7 +44,7 @@ impl Coordinator {
         let is_live = |id: &RelationId| catalog.relation(*id).is_some();
         self.inputs.retain(|id, _| is_live(id));
         self.tables.retain(|id, _| is_live(id));
-        self.waiting.retain(|id, _| is_live(id));
+        self.waiting.retain(is_live);
         self.running.retain(is_live);
         self.failed.retain(is_live);
         self.shared.forget_jobs();
@@ -62,7 +63,7 @@ impl Coordinator {
                 }
                 RelationKind::MaterializedView(_) if !self.knows_view(relation.id) => {
                     self.shared.set_job(relation, JobState::Waiting);
-                    self.waiting.insert(relation.id, relation.clone());
+                    self.waiting.insert(relation.id);
                 }
                 _ => {}
             }
@@ -106,7 +107,7 @@ impl Coordinator {
 
     fn knows_view(&self, id: RelationId) -> bool {
         self.lanes.values().any(|lane| lane.views.contains(&id))
-            || self.waiting.contains_key(&id)
+            || self.waiting.contains(&id)
             || self.running.contains(&id)
             || self.failed.contains(&id)
     }
@@ -131,8 +132,9 @@ impl Coordinator {
     /// Begins every view that waits and whose inputs are here. Answers those that are ready already.
     fn begin_views(&mut self) -> Result<Vec<RelationId>, EngineError> {
         let mut ready = Vec::new();
-        for relation in self.waiting.values().cloned().collect::<Vec<_>>() {
-            let id = relation.id;
+        for id in self.waiting.iter().copied().collect::<Vec<_>>() {
+            // As it is now: its rate may be another than when it began to wait.
+            let Some(relation) = self.catalog.relation(id).cloned() else { continue };
             let context = Context {
                 log: self.log(),
                 config: self.config.clone(),
@@ -170,8 +172,9 @@ impl Coordinator {
             let below = backfill.below();
             let now = self.shared.with_frontiers(|all| all.common(&below)).map(|now| Frontier::from(&now));
             let rows = now.as_ref().map(|now| backfill.distance(now)).transpose()?;
+            let is_short = |rows: u64| rows <= (self.config.slice_rows / AT_ONCE_PART) as u64;
             match (now, rows) {
-                (Some(now), Some(rows)) if rows <= (self.config.slice_rows / AT_ONCE_PART) as u64 => {
+                (Some(now), Some(rows)) if is_short(rows) && Pace::rate_of(&relation).is_none() => {
                     let shared = self.shared.clone();
                     backfill.advance(&now, &|error: &LogError| again(&shared, error))?;
                     if self.shared.state.is_damaged() {

@@ -12,7 +12,7 @@ pub(super) fn schema(session: &Session, catalog: &Catalog) -> Arc<dyn SchemaProv
     let tables = Tables::default();
     let stats = session.shared.engine.stats();
     let (mut views, mut sources, mut own) = (vec![], vec![], vec![]);
-    for relation in catalog.relations() {
+    for relation in catalog.named_relations() {
         let one = stats.relations.get(&relation.id).cloned().unwrap_or_default();
         let name = relation.name.as_str();
         let watermark = one.watermark_us;
@@ -47,8 +47,14 @@ pub(super) fn schema(session: &Session, catalog: &Catalog) -> Arc<dyn SchemaProv
     );
     tables.add("tables", "id:i8 name:t rows:i8 bytes:i8 lag_records:i8 dead_letters:i8", own);
     let jobs = session.shared.engine.jobs().into_iter();
-    let jobs = jobs.map(|job| row![job.relation.0, job.name, job.rows_done, job.rows_total, job.state]);
-    tables.add("jobs", "id:i8 name:t rows_done:i8 rows_total:i8 state:t", jobs.collect());
+    let jobs = jobs.map(|job| {
+        let (per_second, seconds_left) = job.estimate().unzip();
+        let mut row = row![job.relation.0, job.name.as_str(), job.rows_done, job.rows_total, job.state.as_str()];
+        row.extend(row![per_second, seconds_left]);
+        row
+    });
+    let columns = "id:i8 name:t rows_done:i8 rows_total:i8 state:t rows_per_second:i8 seconds_left:i8";
+    tables.add("jobs", columns, jobs.collect());
     let topics = catalog.topics().map(|topic| {
         let owner = match topic.owner {
             TopicOwner::Anyone => "anyone",
