@@ -136,6 +136,7 @@ async fn a_replacement_that_is_cancelled_or_overtaken_leaves_the_old_view() {
     let abandoned =
         async { while client.try_run("CREATE OR REPLACE VIEW p AS SELECT n FROM v WHERE id > 1").await.is_err() {} };
     tokio::time::timeout(Duration::from_secs(60), abandoned).await.expect("it is given up");
+    until_jobs(&mut client, "").await;
     assert_eq!(client.run("SELECT s FROM above").await, "50");
     assert_eq!(client.run("SELECT c FROM late").await, "3");
     // Dropping what is to be replaced ends it, too.
