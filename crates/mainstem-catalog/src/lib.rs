@@ -1,4 +1,4 @@
-//! Definitions - topics, sources, tables, views - as a pure state machine: events in, snapshot out.
+//! Definitions - topics, sources, tables, views, sinks, indexes - as a pure state machine: events in, snapshot out.
 //!
 //! Every change of a definition is an [`Event`], written as a record of the internal topic [`CATALOG_TOPIC`] in the
 //! entry that it belongs to, and applied here in CSN order. [`Catalog`] is the state after some prefix of those events;
@@ -7,13 +7,16 @@
 //! Always true here: names are unique among live topics, and among live relations of a schema; an id is never reused;
 //! every dependency of a live relation is live; an event that would break this is refused and changes nothing.
 
+mod attached;
 mod catalog;
 mod event;
+mod flow;
 mod relation;
 mod replacement;
 mod topic;
 mod types;
 
+pub use attached::{Index, Sink, SinkFormat};
 pub use catalog::{Catalog, Refused};
 pub use event::{Event, decode, encode};
 pub use relation::{

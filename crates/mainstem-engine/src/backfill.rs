@@ -20,7 +20,7 @@ use crate::dead_letters::DeadLetters;
 use crate::engine::EngineConfig;
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, LogError};
-use crate::lane::{Command, Input, Next, Pacing, Progress, Published, Reading, Shared, View};
+use crate::lane::{Command, Frontiers, Input, Next, Pacing, Progress, Published, Reading, Shared, View};
 use crate::state::StateRoot;
 use crate::watermark::lowest;
 
@@ -227,9 +227,11 @@ impl Backfill {
         progress.begun_us.store(now_us.max(1), Ordering::Relaxed);
         for _ in 0..ROUNDS_MAX {
             let Some(to) = shared.pin_blocking(&below, &gives_up) else { return };
+            let to = shared.with_frontiers(|all| all.short_of_held(id, &below, to));
             let result = self.advance(&Frontier::from(&to), &again);
             let left = result.and_then(|()| {
-                let now = shared.with_frontiers(|all| all.common(&below));
+                let common = |all: &Frontiers| all.common(&below).map(|now| all.short_of_held(id, &below, now));
+                let now = shared.with_frontiers(common);
                 self.distance(&now.map_or_else(|| Frontier::from(&to), |now| Frontier::from(&now)))
             });
             if gives_up() {

@@ -166,7 +166,7 @@ impl DeadLetters {
             let is_last = count == recorded.unwritten.len();
             let new = if is_last { recorded.unwritten_cut.max(recorded.committed) } else { recorded.committed };
             let records = recorded.unwritten[..count].to_vec();
-            let step = OutputStep { output: output_name(id), expected: recorded.committed, new };
+            let step = OutputStep { output: output_name(id), expected: recorded.committed, new, ahead: None };
             let append = TopicAppend { topic, partition: 0, records, expected_end: None };
             let (sender, receiver) = crossbeam_channel::bounded(1);
             let done = Box::new(move |result| {
@@ -247,7 +247,7 @@ fn put_bytes(of: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) {
 }
 
 /// RFC 4648, with padding.
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {

@@ -23,6 +23,7 @@ pub mod exact_moments;
 pub mod exact_sum;
 pub mod incremental;
 pub mod input_log;
+pub mod outputs;
 pub mod scalar;
 pub mod source_reader;
 pub mod state;
@@ -42,4 +43,5 @@ pub use engine::{
 };
 pub use error::EngineError;
 pub use input_log::{Cut, InputLog, OutputLog};
+pub use outputs::SinkStats;
 pub use subscription::{Event, Followed, Subscription};

@@ -388,7 +388,8 @@ fn dropped(catalog: &Catalog, drop: &DropRelations) -> Result<(Vec<Event>, Vec<S
     if relations.is_empty() {
         return Ok((Vec::new(), notices));
     }
-    let mut events = vec![Event::RelationsDropped { relations }];
+    let mut events = crate::sinks::dropped_with(catalog, &relations, drop.cascade, &mut notices)?;
+    events.push(Event::RelationsDropped { relations });
     events.extend(topics);
     let mut after = catalog.clone();
     after.apply_all(&events).map_err(|refused| refusal(&refused))?;

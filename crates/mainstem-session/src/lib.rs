@@ -20,6 +20,7 @@ mod session;
 mod settings;
 mod shared;
 mod show;
+mod sinks;
 mod subscribe;
 mod system;
 mod transactions;

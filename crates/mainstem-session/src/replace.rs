@@ -279,6 +279,16 @@ fn planned(shared: &Shared, catalog: &Catalog, wanted: &Root, settings: &[(Strin
         return Err(SqlError::new("55006", format!("{} \"{}\" is being replaced", busy.kind.noun(), busy.name))
             .with_hint("Wait until mainstem.jobs does not list it any more."));
     }
+    if let Some(sink) = catalog.sinks().find(|sink| old.contains(&sink.from)) {
+        let verb = if matches!(wanted, Root::Wanted(_)) { "replace" } else { "alter" };
+        let message = format!("cannot {verb} {noun} {} because a sink follows it", existing.name);
+        let of = catalog.relation(sink.from).map_or("", |relation| relation.name.as_str());
+        return Err(SqlError::new("2BP01", message)
+            .with_detail(format!("sink {} writes what changes in {of}", sink.name))
+            .with_hint(
+                "Drop the sink, and create it again afterwards: its topic stands for the rows of the old one.",
+            ));
+    }
     let mut trial = catalog.clone();
     let dropped = Event::RelationsDropped { relations: old.iter().rev().copied().collect() };
     trial.apply(&dropped).map_err(|refused| refusal(&refused))?;

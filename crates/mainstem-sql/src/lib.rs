@@ -22,7 +22,7 @@ pub use error::SqlError;
 pub use functions::{scalar_function, window_function};
 pub use graph::{
     Aggregate, AggregateFunction, Frame, FrameBound, FrameUnits, Graph, GraphField, IsTest, JoinKind, Literal,
-    LiteralValue, Moment, Node, Operator, OperatorId, Scalar, SortKey, WindowFunction,
+    LiteralValue, Moment, Node, Operator, OperatorId, Scalar, SortKey, WindowFunction, unique_key,
 };
 pub use parse::{parse, parse_expression, parse_query};
 pub use plan::{

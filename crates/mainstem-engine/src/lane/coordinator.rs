@@ -47,7 +47,7 @@ pub(super) struct Coordinator {
     pub(super) pacing: Pacing,
     pub(super) dead_letters: Arc<DeadLetters>,
     pub(super) checkpoints: Checkpoints,
-    /// Lanes, backfills and the checkpoint in flight: none of them outlives the coordinator.
+    /// Lanes, backfills, sinks and the checkpoint in flight: none of them outlives the coordinator.
     pub(super) threads: Vec<JoinHandle<()>>,
 }
 
@@ -171,6 +171,7 @@ impl Coordinator {
     fn end(&mut self) {
         self.lanes.values().for_each(LaneHandle::end);
         self.lanes.clear();
+        self.shared.outputs.end();
         self.shared.stopped();
         for thread in self.threads.drain(..) {
             let _ = thread.join();

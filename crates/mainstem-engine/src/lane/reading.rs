@@ -125,7 +125,7 @@ impl Lane {
         });
         // If the log fails, the step itself will say so.
         let Ok(Some(proposed)) = proposed else { return };
-        let (to, _) = self.shared.settle(cut, proposed, limit);
+        let (to, _) = self.shared.settle(cut, (proposed, limit), !self.tables.is_empty());
         let weight_max = HELD_SLICES_MAX * self.shared.config.slice_rows as u64;
         let mut wanted = BTreeMap::new();
         for (id, input) in sources {

@@ -21,6 +21,7 @@ use crate::backfill_pace::Pace;
 use crate::engine::{EngineConfig, EngineStats, JobStatus};
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, OutputLog};
+use crate::outputs::Outputs;
 use crate::state::StateRoot;
 
 /// Slices of a source that are kept for lanes which come to them later.
@@ -140,6 +141,10 @@ pub(crate) struct Shared {
     /// For threads that wait; the mutex guards nothing else.
     changed: (Mutex<()>, Condvar),
     stats: Mutex<EngineStats>,
+    /// Sinks.
+    pub(crate) outputs: Outputs,
+    /// Rows of tables and views that queries have read.
+    pub(crate) rows_queried: Arc<AtomicU64>,
 }
 
 impl Shared {
@@ -172,6 +177,8 @@ impl Shared {
             jobs: Mutex::default(),
             changed: (Mutex::new(()), Condvar::new()),
             stats: Mutex::default(),
+            outputs: Outputs::default(),
+            rows_queried: Arc::default(),
         }
     }
 
@@ -304,7 +311,8 @@ impl Shared {
         self.stats.lock().relations.retain(|id, _| is_table(id) || frontiers.is_moved(*id));
     }
 
-    fn jobs_changed(&self) {
+    /// Whoever waits for a relation or a sink looks again.
+    pub(crate) fn jobs_changed(&self) {
         self.job_changes.send_modify(|changes| *changes += 1);
         let _waiters_see_it = self.changed.0.lock();
         self.changed.1.notify_all();
@@ -366,7 +374,13 @@ impl Shared {
 
     /// Moves something, and tells those who wait.
     pub(crate) fn publish<T>(&self, change: impl FnOnce(&mut Frontiers) -> T) -> T {
-        let result = change(&mut self.frontiers.lock());
+        let result = {
+            let mut frontiers = self.frontiers.lock();
+            let result = change(&mut frontiers);
+            // Whatever has come to stand somewhere else, sinks see it before it is gone again.
+            self.outputs.look(&mut frontiers);
+            result
+        };
         self.moved();
         result
     }
@@ -382,8 +396,8 @@ impl Shared {
         self.frontiers.lock().plan(lane)
     }
 
-    pub(super) fn settle(&self, from: Cut, proposed: Cut, limit: Cut) -> (Cut, Arc<Contents>) {
-        self.frontiers.lock().settle(from, proposed, limit)
+    pub(super) fn settle(&self, from: Cut, to: (Cut, Cut), reads_tables: bool) -> (Cut, Arc<Contents>) {
+        self.frontiers.lock().settle(from, to, reads_tables)
     }
 
     /// What SELECT sees of everything.
@@ -446,7 +460,8 @@ impl Shared {
         self.readiness(id)
     }
 
-    fn wait_until(&self, timeout: Duration, is_true: impl Fn() -> bool) {
+    /// Asked again whenever something is published or a job changes.
+    pub(crate) fn wait_until(&self, timeout: Duration, is_true: impl Fn() -> bool) {
         let mut guard = self.changed.0.lock();
         let condition = |_: &mut ()| !is_true();
         let _ = self.changed.1.wait_while_for(&mut guard, condition, timeout);

@@ -19,6 +19,7 @@ impl Lane {
         // No plan: all its views were dropped.
         let plan = self.shared.plan(self.id).ok_or(EngineError::Stopped)?;
         self.cut = self.cut.max(plan.from);
+        self.keep_new_orders();
         self.join_waiting()?;
         match self.obey_orders() {
             Some(true) => return Ok(Turn::Surrenders),
@@ -49,7 +50,7 @@ impl Lane {
             Ok(weight)
         })?;
         let Some(proposed) = proposed else { return Ok(Turn::Rests) };
-        let (cut, tables) = self.shared.settle(from, proposed, limit);
+        let (cut, tables) = self.shared.settle(from, (proposed, limit), !self.tables.is_empty());
         let (of_sources, slices) = self.read_sources(from, cut, plan)?;
         self.read_ahead(cut, limit, plan);
         for (id, slices) in &slices {
@@ -110,10 +111,11 @@ impl Lane {
     }
 
     /// Makes the views at the lane's cut visible, unless what they were made of could not be read.
-    pub(super) fn publish(&self) {
+    pub(super) fn publish(&mut self) {
         if self.shared.state.is_damaged() {
             return;
         }
+        self.keep_orders();
         let contents = self.contents();
         self.shared.versions.fetch_add(1, Ordering::Relaxed);
         let stats: BTreeMap<_, _> = self.stats().collect();
@@ -143,7 +145,13 @@ impl Lane {
                 (None, None) => contents.get(id).and_then(|view: &Content| view.error.clone()),
             };
             let error = view.first_error().or_else(|| view.reads.iter().find_map(below));
-            contents.insert(*id, Content { version: view.collection.version(), error });
+            let newest = |id: &RelationId| match (self.sources.get(id), self.tables.get(id)) {
+                (Some(source), _) => source.state.newest_timestamp_ms,
+                (None, Some(table)) => table.newest_ms,
+                (None, None) => contents.get(id).map_or(0, |view: &Content| view.newest_ms),
+            };
+            let newest_ms = view.reads.iter().map(newest).max().unwrap_or(0);
+            contents.insert(*id, Content { version: view.collection.version(), error, newest_ms });
         }
         contents
     }

@@ -1,13 +1,14 @@
 //! The front: tables are moved to the newest cut, and lanes are told what has come for them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use mainstem_catalog::RelationId;
 
 use super::coordinator::Coordinator;
 use super::step::stats_of_input;
-use super::{Content, Contents, Ends, Input, Reading, again, topic_of_letters};
-use crate::collection::Collection;
+use super::{Content, Contents, Ends, Frontiers, Input, Reading, again, topic_of_letters};
+use crate::collection::{Collection, Version};
 use crate::engine::RelationStats;
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, LogError};
@@ -19,7 +20,8 @@ impl Coordinator {
         let begun = self.shared.clock.monotonic();
         let (inputs, sources, after) = (&mut self.inputs, &self.sources, self.cut);
         let (mut weight, mut ends) = (0, BTreeMap::new());
-        let next = self.pacing.next_cut(&*log, after, None, &mut |cut| {
+        let limit = self.shared.with_frontiers(Frontiers::limit_of_front);
+        let next = self.pacing.next_cut(&*log, after, limit, &mut |cut| {
             (weight, ends) = measured(inputs, &*log, cut)?;
             // What of sources lies within a change of tables, lanes take at once with it.
             Ok(if weight > 0 { weight + weight_of(sources, &*log, cut)? } else { 0 })
@@ -82,10 +84,8 @@ impl Coordinator {
 
     /// The tables as they are.
     pub(super) fn contents(&self) -> Contents {
-        let one = |(id, collection): (&RelationId, &Collection)| {
-            let error = self.inputs.get(id).and_then(Input::first_error);
-            (*id, Content { version: collection.version(), error })
-        };
+        let one =
+            |(id, collection): (&RelationId, &Collection)| (*id, content_of(self.inputs.get(id), collection.version()));
         self.tables.iter().map(one).collect()
     }
 
@@ -100,6 +100,12 @@ impl Coordinator {
             }
         });
     }
+}
+
+/// What is seen of a table.
+pub(super) fn content_of(input: Option<&Input>, version: Arc<Version>) -> Content {
+    let newest_ms = input.map_or(0, |input| input.state.newest_timestamp_ms);
+    Content { version, error: input.and_then(Input::first_error), newest_ms }
 }
 
 /// Reads a table up to the ends and applies what it says to its content.

@@ -9,7 +9,7 @@ use mainstem_catalog::{Relation, RelationId, RelationKind};
 
 use super::coordinator::{Coordinator, LaneHandle, Merging};
 use super::orders::{Order, What};
-use super::tables::{positions, read_table};
+use super::tables::{content_of, positions, read_table};
 use super::{
     BROKEN, Command, Content, Input, JobState, Lane, LaneCommand, LaneId, Pacing, View, again, topic_of_letters,
 };
@@ -49,6 +49,7 @@ impl Coordinator {
         self.failed.retain(is_live);
         self.shared.forget_jobs();
         self.forget_views(&is_live);
+        self.take_outputs(&catalog)?;
         let mut ready = Vec::new();
         for relation in catalog.relations() {
             match &relation.kind {
@@ -68,6 +69,7 @@ impl Coordinator {
                 _ => {}
             }
         }
+        self.keep_orders();
         let tables = self.contents();
         self.shared.publish(|all| all.set_tables(tables));
         ready.extend(self.begin_views()?);
@@ -170,7 +172,10 @@ impl Coordinator {
             }
             self.waiting.remove(&id);
             let below = backfill.below();
-            let now = self.shared.with_frontiers(|all| all.common(&below)).map(|now| Frontier::from(&now));
+            let now = self.shared.with_frontiers(|all| {
+                let now = all.common(&below).map(|now| all.short_of_held(id, &below, now));
+                now.map(|now| Frontier::from(&now))
+            });
             let rows = now.as_ref().map(|now| backfill.distance(now)).transpose()?;
             let is_short = |rows: u64| rows <= (self.config.slice_rows / AT_ONCE_PART) as u64;
             match (now, rows) {
@@ -267,8 +272,8 @@ impl Coordinator {
         }
         let Frontier { cut, below } = backfill.stands();
         let tables = below.into_iter().map(|(id, version)| {
-            let error = self.inputs.get(&id).and_then(Input::first_error);
-            (id, Content { version, error })
+            let content = content_of(self.inputs.get(&id), version);
+            (id, content)
         });
         let tables = tables.collect();
         let Backfill { view, sources, .. } = backfill;
@@ -290,7 +295,8 @@ impl Coordinator {
         let (sender, commands) = crossbeam_channel::unbounded();
         let is_over = Arc::new(AtomicBool::new(false));
         let views = parts.views.keys().copied().collect();
-        let lane = self.lane_of_parts(id, commands, parts, is_over.clone());
+        let mut lane = self.lane_of_parts(id, commands, parts, is_over.clone());
+        self.unless_damaged(|_| lane.keep_orders());
         let inputs = lane.sources.keys().chain(lane.tables.keys()).copied().collect();
         let contents = lane.contents();
         let begun = sender.clone();
@@ -300,7 +306,7 @@ impl Coordinator {
         Ok(id)
     }
 
-    fn run_lane(&mut self, lane: Lane) -> Result<(), EngineError> {
+    fn run_lane(&mut self, mut lane: Lane) -> Result<(), EngineError> {
         // Counters are seen from the start.
         lane.publish();
         self.spawn(&format!("engine-lane-{}", lane.id.0), move || lane.run())
@@ -325,6 +331,7 @@ impl Coordinator {
             views,
             pacing: Pacing::new(self.config.slice_rows),
             ahead: BTreeMap::new(),
+            sorted: Arc::default(),
             orders: Vec::new(),
             joining: Vec::new(),
             is_over,
@@ -398,8 +405,10 @@ impl Coordinator {
         self.running.remove(&id);
         if let Some(relation) = self.catalog.relation(id) {
             tracing::error!(name = %relation.name, %reason, "a relation cannot run");
+            self.shared.outputs.fail_from(id, &reason);
             self.shared.set_job(relation, JobState::Failed(reason));
             self.failed.insert(id);
+            self.shared.publish(|_| ());
         }
     }
 }

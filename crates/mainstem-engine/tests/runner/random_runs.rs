@@ -15,7 +15,7 @@ fn seeds() -> Vec<u64> {
     }
 }
 
-fn events(random: &mut StdRng, now: &mut i64) -> [Vec<Option<Event1>>; 2] {
+pub(crate) fn events(random: &mut StdRng, now: &mut i64) -> [Vec<Option<Event1>>; 2] {
     let many = if random.random_bool(0.1) { 200 } else { 12 };
     // Now and then only one partition gets something: they begin at different entries.
     let mut events = [Vec::new(), Vec::new()];
@@ -53,7 +53,7 @@ fn new_view(random: &mut StdRng, world: &mut World) {
 }
 
 /// Changes that keep the sum of the table, or make and delete rows.
-fn table_changes(random: &mut StdRng, world: &World) -> Vec<(i64, Option<i64>)> {
+pub(crate) fn table_changes(random: &mut StdRng, world: &World) -> Vec<(i64, Option<i64>)> {
     (0..random.random_range(1..8))
         .map(|_| {
             let id = random.random_range(0..20);

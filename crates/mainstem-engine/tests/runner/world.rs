@@ -44,7 +44,7 @@ pub(crate) struct Event1 {
 }
 
 /// What views there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     /// `SELECT k, count(*), sum(v) FROM source GROUP BY k`
     ByKey,

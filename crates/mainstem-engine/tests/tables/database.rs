@@ -9,7 +9,7 @@ use arrow::util::display::array_value_to_string;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use mainstem_catalog::{
-    Catalog, Column, Dependency, Encoding, Event, Include, Relation, RelationId, RelationKind, SourceDefinition,
+    Catalog, Column, Dependency, Encoding, Event, Include, Index, Relation, RelationId, RelationKind, SourceDefinition,
     SqlType, TableDefinition, Topic, TopicOwner, ViewDefinition, Watermark,
 };
 use mainstem_engine::batch::{
@@ -17,7 +17,7 @@ use mainstem_engine::batch::{
 };
 use mainstem_engine::tables::{Dml, DmlPlan, DmlResult, Tables, Transaction};
 use mainstem_engine::{Cut, Engine, EngineConfig, EngineParts, InputLog};
-use mainstem_sql::statement::{ColumnDefinition, WatermarkClause};
+use mainstem_sql::statement::{ColumnDefinition, CreateIndex, WatermarkClause};
 use mainstem_sql::{SqlError, Statement, parse, plan_query as check_query, plan_view};
 use mainstem_testkit::{SimClock, SimDisk};
 use uuid::Uuid;
@@ -82,6 +82,9 @@ impl Database {
 
     /// Any CREATE.
     pub(crate) fn define(&mut self, sql: &str) {
+        if let Statement::CreateIndex(create) = parse(sql).expect(sql).remove(0) {
+            return self.define_index(&create);
+        }
         let id = self.catalog.next_relation_id();
         let mut events = Vec::new();
         let relation = match parse(sql).expect(sql).remove(0) {
@@ -147,6 +150,20 @@ impl Database {
         if is_stored {
             self.engine.wait_ready_blocking(id, PATIENCE).expect("gets ready");
         }
+    }
+
+    fn define_index(&mut self, create: &CreateIndex) {
+        let of = self.catalog.relation_named("public", &create.of.name).expect("a relation");
+        let columns = create.columns.iter().map(|name| of.column(name).expect("a column")).collect();
+        let columns: Vec<usize> = columns;
+        let (id, of, name) = (self.catalog.next_relation_id(), of.id, create.name.name.clone());
+        let index =
+            Index { id, schema: "public".to_owned(), name, of, columns: columns.clone(), sql: create.sql.clone() };
+        let mut catalog = self.catalog.as_ref().clone();
+        catalog.apply(&Event::IndexCreated { index: Box::new(index) }).expect("a new index");
+        self.catalog = Arc::new(catalog);
+        self.engine.catalog_changed(self.catalog.clone());
+        assert!(self.engine.wait_index_blocking(of, &columns, PATIENCE), "an index");
     }
 
     fn new_topic(&self, name: &str, partitions: i32, owner: TopicOwner, events: &mut Vec<Event>) -> Uuid {

@@ -10,6 +10,7 @@
 mod aggregate;
 mod check;
 mod explain;
+mod key;
 mod literal;
 mod scalar;
 mod window;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{SqlError, sqlstate};
 
 pub use aggregate::{Aggregate, AggregateFunction, Moment};
+pub use key::unique_key;
 pub use literal::{Literal, LiteralValue};
 pub use scalar::{IsTest, Scalar};
 pub use window::{Frame, FrameBound, FrameUnits, WindowFunction};

@@ -46,6 +46,10 @@ impl Reader<'_> {
             self.create_materialized_view(or_replace).map(Statement::CreateMaterializedView)
         } else if self.accept(&["VIEW"]) {
             self.create_view(or_replace).map(Statement::CreateView)
+        } else if self.accept(&["SINK"]) {
+            self.create_sink()
+        } else if self.accept(&["INDEX"]) {
+            self.create_index()
         } else {
             Err(self.refuse_kind("CREATE"))
         }
@@ -54,8 +58,6 @@ impl Reader<'_> {
     /// `CREATE SINK is not supported`; no object at all is a syntax error.
     pub(super) fn refuse_kind(&self, verb: &str) -> SqlError {
         let kinds = [
-            "SINK",
-            "INDEX",
             "UNIQUE",
             "SUBSCRIPTION",
             "USER",
@@ -86,7 +88,7 @@ impl Reader<'_> {
         match kinds.into_iter().find(|kind| self.sees(&[kind])) {
             Some("UNIQUE") => self.refuse(&format!("{verb} INDEX")),
             Some(kind) => self.refuse(&format!("{verb} {kind}")),
-            None => self.unexpected("SOURCE, TABLE, MATERIALIZED VIEW or VIEW"),
+            None => self.unexpected("SOURCE, TABLE, MATERIALIZED VIEW, VIEW, SINK or INDEX"),
         }
     }
 
@@ -164,12 +166,22 @@ impl Reader<'_> {
     }
 
     /// `[WITH] (name = value, ...)`: names may have points; values are strings, numbers or words.
-    fn with_options(&mut self) -> Result<Vec<(String, String, usize)>, SqlError> {
-        let mut options = Vec::new();
+    pub(super) fn with_options(&mut self) -> Result<Vec<(String, String, usize)>, SqlError> {
         if !self.accept(&["WITH"]) {
+            return Ok(Vec::new());
+        }
+        if !self.sees_token(&Token::LParen) {
+            return Err(self.unexpected("("));
+        }
+        self.options_in_parentheses()
+    }
+
+    /// `(name = value, ...)`, or nothing.
+    pub(super) fn options_in_parentheses(&mut self) -> Result<Vec<(String, String, usize)>, SqlError> {
+        let mut options = Vec::new();
+        if !self.accept_token(&Token::LParen) {
             return Ok(options);
         }
-        self.expect_token(&Token::LParen)?;
         loop {
             let position = self.position();
             let name = self.name_with_points()?;
@@ -457,6 +469,12 @@ impl Reader<'_> {
 
     /// After DROP.
     pub(super) fn drop(&mut self) -> Result<Statement, SqlError> {
+        if self.accept(&["SINK"]) {
+            return self.drop_attached().map(Statement::DropSinks);
+        }
+        if self.accept(&["INDEX"]) {
+            return self.drop_attached().map(Statement::DropIndexes);
+        }
         let kind = if self.accept(&["SOURCE"]) {
             RelationNoun::Source
         } else if self.accept(&["TABLE"]) {

@@ -179,6 +179,33 @@ impl<'a> Reader<'a> {
         Ok(query)
     }
 
+    /// A query that ends before `WITH (`, which sqlparser would read as hints of the query's last table.
+    pub(super) fn query_before_with(&mut self) -> Result<Box<Query>, SqlError> {
+        let (mut tokens, mut depth) = (Vec::new(), 0usize);
+        loop {
+            let token = self.parser.peek_nth_token_ref(tokens.len()).clone();
+            match &token.token {
+                Token::LParen => depth += 1,
+                Token::RParen => depth = depth.saturating_sub(1),
+                Token::EOF => break,
+                word if depth == 0 && is_word(word, "WITH") => {
+                    if self.parser.peek_nth_token_ref(tokens.len() + 1).token == Token::LParen {
+                        break;
+                    }
+                }
+                _ => {}
+            }
+            tokens.push(token);
+        }
+        let count = tokens.len();
+        let alone = Parser::new(&DIALECT).with_recursion_limit(RECURSION_MAX).with_tokens_with_locations(tokens);
+        let whole = std::mem::replace(&mut self.parser, alone);
+        let query = self.query().and_then(|query| self.end().map(|()| query));
+        self.parser = whole;
+        (0..count).for_each(|_| self.parser.advance_token());
+        query
+    }
+
     pub(super) fn expression(&mut self) -> Result<Expr, SqlError> {
         let result = self.parser.parse_expr();
         let mut expression = self.parsed(result)?;
