@@ -249,6 +249,12 @@ impl Catalog {
         self.relation_ids.get(&(schema.to_owned(), name.to_owned())).and_then(|id| self.relations.get(id))
     }
 
+    /// Whether a source writes its late rows to this table.
+    #[must_use]
+    pub fn keeps_late_rows(&self, table: RelationId) -> bool {
+        self.relations().any(|relation| relation.watermark().is_some_and(|it| it.late_into == Some(table)))
+    }
+
     /// The id that the next relation gets.
     #[must_use]
     pub fn next_relation_id(&self) -> RelationId {

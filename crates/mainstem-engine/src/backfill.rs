@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use mainstem_catalog::{Relation, RelationId};
+use mainstem_catalog::{Catalog, Relation, RelationId};
+use mainstem_sql::ClockUse;
 use uuid::Uuid;
 
 use crate::collection::Version;
@@ -21,7 +22,8 @@ use crate::engine::EngineConfig;
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, LogError};
 use crate::lane::{Command, Input, Next, Pacing, Progress, Published, Reading, Shared, View};
-use crate::watermark::lowest;
+use crate::ticks::TickReader;
+use crate::watermark::{Times, lowest};
 
 /// Rounds before the lane does the rest, however much it is.
 const ROUNDS_MAX: usize = 16;
@@ -49,6 +51,7 @@ pub(crate) struct Backfill {
     /// What of tables and views has been taken in.
     below: HashMap<RelationId, Arc<Version>>,
     pacing: Pacing,
+    ticks: TickReader,
     is_begun: bool,
     context: Context,
 }
@@ -60,6 +63,8 @@ pub(crate) struct Context {
     pub(crate) config: EngineConfig,
     pub(crate) dead_letters: Arc<DeadLetters>,
     pub(crate) topic_of_letters: Option<Uuid>,
+    /// Has the tables of late rows.
+    pub(crate) catalog: Arc<Catalog>,
     pub(crate) progress: Arc<Progress>,
 }
 
@@ -83,7 +88,16 @@ impl Backfill {
         }
         let pacing = Pacing::new(context.config.slice_rows.saturating_mul(4));
         let below = HashMap::new();
-        Ok(Backfill { view, sources, cut: Cut::ZERO, below, pacing, is_begun: false, context })
+        Ok(Backfill {
+            view,
+            sources,
+            cut: Cut::ZERO,
+            below,
+            pacing,
+            ticks: TickReader::default(),
+            is_begun: false,
+            context,
+        })
     }
 
     /// Records and rows from here to the frontier; rows of collections that were taken in before count as nothing.
@@ -115,7 +129,8 @@ impl Backfill {
         let done = |rows: u64| context.progress.rows_done.fetch_add(rows, Ordering::Relaxed);
         loop {
             let log = &*context.log;
-            let next = Next::of(&mut self.sources, log, &mut self.pacing, self.cut, Some(to.cut));
+            let ticks = (&self.ticks, self.view.clock);
+            let next = Next::of(&mut self.sources, ticks, log, &mut self.pacing, (self.cut, Some(to.cut)));
             let Next { cut, ends, rows, .. } = match next {
                 Ok(Some(next)) => next,
                 Ok(None) => break,
@@ -127,15 +142,17 @@ impl Backfill {
             }
             for (id, input) in &mut self.sources {
                 let view = &mut self.view;
-                let rejected = input.read_source(&reading, &ends[id], &mut |delta| view.push(*id, delta))?;
-                context.dead_letters.offer(&input.relation, context.topic_of_letters, rejected, (cut, &ends[id]));
+                let aside = input.read_source(&reading, (cut, &ends[id]), &mut |delta| view.push(*id, delta))?;
+                let (letters, of) = (&context.dead_letters, (cut, &ends[id]));
+                letters.offer(&input.relation, context.topic_of_letters, aside.rejected, of);
+                letters.offer_late(&context.catalog, &input.relation, aside.late, of);
                 input.hold_from_here(log);
             }
-            self.finish(cut);
+            self.finish(cut, again)?;
             done(rows);
         }
         if !self.is_begun || self.cut < to.cut {
-            self.finish(to.cut);
+            self.finish(to.cut, again)?;
         }
         self.cut = to.cut;
         Ok(())
@@ -177,11 +194,19 @@ impl Backfill {
         }
     }
 
-    fn finish(&mut self, cut: Cut) {
-        let watermark_us = lowest(self.sources.values().filter_map(Input::event_time));
-        self.view.finish(cut, watermark_us);
+    fn finish(&mut self, cut: Cut, again: &dyn Fn(&LogError) -> bool) -> Result<(), EngineError> {
+        if self.view.clock != ClockUse::None {
+            while let Err(error) = self.ticks.advance(&*self.context.log, cut) {
+                if !again(&error) {
+                    return Err(EngineError::Stopped);
+                }
+            }
+        }
+        let times = lowest(self.sources.values().filter_map(Input::event_time));
+        self.view.finish(cut, Times { now_us: self.ticks.now_us(), ..times });
         self.cut = cut;
         self.is_begun = true;
+        Ok(())
     }
 
     /// Rounds until what it reads is near, then the coordinator is told. Runs on a thread of its own.

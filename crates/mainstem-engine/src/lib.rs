@@ -26,11 +26,14 @@ pub mod scalar;
 pub mod source_reader;
 pub mod subscription;
 pub mod tables;
+pub mod ticker;
+pub mod ticks;
 pub mod watermark;
 
 mod backfill;
 mod checkpoint;
 mod lane;
+mod late_rows;
 mod self_check;
 
 pub use collection::{Collection, KeyKind, Version};
@@ -41,3 +44,4 @@ pub use engine::{
 pub use error::EngineError;
 pub use input_log::{Cut, InputLog, OutputLog};
 pub use subscription::{Event, Followed, Subscription};
+pub use ticker::Ticker;

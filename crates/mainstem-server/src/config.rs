@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
@@ -61,6 +62,9 @@ pub(crate) struct ServeOptions {
     /// Seconds between two checkpoints of the views [default: 10]
     #[arg(long, env = "MAINSTEM_CHECKPOINT_INTERVAL_SECONDS", value_name = "SECONDS")]
     pub(crate) checkpoint_interval_seconds: Option<u64>,
+    /// How often the time moves on in views with now(), in milliseconds [default: 1000]
+    #[arg(long, env = "MAINSTEM_TICK_MS", value_name = "MS")]
+    pub(crate) tick_ms: Option<u64>,
     /// Memory that one query may use, in bytes [default: 1073741824]
     #[arg(long, env = "MAINSTEM_QUERY_MEMORY_BYTES", value_name = "BYTES")]
     pub(crate) query_memory_bytes: Option<usize>,
@@ -85,6 +89,7 @@ pub(crate) struct Config {
     pub(crate) segment_bytes: u64,
     pub(crate) compaction_check_ms: u64,
     pub(crate) checkpoint_interval_seconds: u64,
+    pub(crate) tick: Duration,
     pub(crate) query_memory_bytes: usize,
 }
 
@@ -108,6 +113,7 @@ impl ServeOptions {
             segment_bytes: self.segment_bytes.or(file.segment_bytes),
             compaction_check_ms: self.compaction_check_ms.or(file.compaction_check_ms),
             checkpoint_interval_seconds: self.checkpoint_interval_seconds.or(file.checkpoint_interval_seconds),
+            tick_ms: self.tick_ms.or(file.tick_ms),
             query_memory_bytes: self.query_memory_bytes.or(file.query_memory_bytes),
             log_level: self.log_level.or(file.log_level),
         })
@@ -128,6 +134,7 @@ impl ServeOptions {
             segment_bytes: self.segment_bytes.unwrap_or(1 << 30),
             compaction_check_ms: self.compaction_check_ms.unwrap_or(15_000),
             checkpoint_interval_seconds: self.checkpoint_interval_seconds.unwrap_or(10),
+            tick: Duration::from_millis(self.tick_ms.unwrap_or(1000)),
             query_memory_bytes: self.query_memory_bytes.unwrap_or(1 << 30),
         };
         if !MESSAGE_MAX_BYTES.contains(&config.message_max_bytes) {
@@ -148,6 +155,9 @@ impl ServeOptions {
         }
         if config.compaction_check_ms == 0 {
             bail!("compaction-check-ms is 0; it has to be at least 1");
+        }
+        if config.tick.is_zero() {
+            bail!("tick-ms is 0; it has to be at least 1");
         }
         if config.default_partitions < 1 {
             bail!("default-partitions is {}; it has to be at least 1", config.default_partitions);

@@ -12,6 +12,7 @@ mod copy;
 mod cursors;
 mod ddl;
 mod explain;
+mod late_table;
 mod parameters;
 mod query;
 mod session;

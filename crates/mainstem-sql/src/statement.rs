@@ -5,6 +5,8 @@ use std::fmt;
 use datafusion::sql::sqlparser::ast::{Expr, Query, SelectItem, TableWithJoins};
 use mainstem_catalog::{Ident, IncludeKind, SqlType};
 
+use crate::plan::Emit;
+
 /// A relation's name as written: the schema is absent unless it was given.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct QualifiedName {
@@ -206,13 +208,19 @@ pub struct ColumnDefinition {
     pub default: Option<String>,
 }
 
-/// `WATERMARK FOR column AS column - INTERVAL '..'`
+/// `WATERMARK FOR column AS column - INTERVAL '..' [LATE INTO table] [IDLE TIMEOUT '..'] [ALLOWED LATENESS '..']`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatermarkClause {
     /// A timestamp or timestamptz column of the relation; checked.
     pub column: Ident,
     /// Zero or more.
     pub delay_us: i64,
+    /// Zero or more.
+    pub lateness_us: i64,
+    /// More than zero.
+    pub idle_timeout_us: Option<i64>,
+    /// The table that keeps late rows.
+    pub late_into: Option<QualifiedName>,
 }
 
 /// `INCLUDE kind [AS name]`
@@ -273,8 +281,18 @@ pub struct CreateMaterializedView {
     pub query: Box<Query>,
     /// `EMIT ON WINDOW CLOSE`
     pub emit_on_window_close: bool,
+    /// `WITH EARLY EVERY '..'`
+    pub early_us: Option<i64>,
     /// The statement's text.
     pub sql: String,
+}
+
+impl CreateMaterializedView {
+    /// When it shows its windows.
+    #[must_use]
+    pub fn emit(&self) -> Emit {
+        Emit { on_window_close: self.emit_on_window_close, early_us: self.early_us }
+    }
 }
 
 /// `CREATE VIEW`

@@ -20,6 +20,7 @@ mod over;
 mod pool;
 mod sharded;
 mod stateless;
+mod temporal;
 mod top_n;
 
 use std::fmt::Debug;
@@ -27,6 +28,7 @@ use std::fmt::Debug;
 use crate::delta::Delta;
 use crate::error::EngineError;
 use crate::scalar::RowErrors;
+use crate::watermark::Times;
 
 pub(crate) use pool::pool;
 
@@ -75,8 +77,8 @@ struct Context<'a> {
     touched: &'a mut u64,
     /// Late rows taken out, by weight.
     late: &'a mut u64,
-    /// The graph's watermark as of the version; only while it is being finished.
-    watermark: Option<i64>,
+    /// The graph's as of the version; only while it is being finished.
+    times: Times,
 }
 
 /// An operator with its state.
@@ -94,8 +96,9 @@ trait Operate: Debug + Send {
         Vec::new()
     }
 
-    /// Forgets, without output, what belongs to windows that have ended at or before the watermark.
-    fn retire(&mut self, _watermark: i64) {}
+    /// Forgets, without output, what belongs to windows that have ended at or before the horizon: no row of theirs comes any
+    /// more.
+    fn retire(&mut self, _horizon_us: i64) {}
 
     /// Rows held, and about how many bytes.
     fn state_size(&self) -> (u64, u64) {

@@ -17,6 +17,7 @@ use super::{Context, Operate, STATE_HASHER};
 use crate::delta::{Delta, RowKeys};
 use crate::error::EngineError;
 use crate::scalar::{CompiledScalar, RowErrors, evaluate_all};
+use crate::watermark::Times;
 
 /// How operators are divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +67,8 @@ struct Done {
 }
 
 impl Done {
-    fn context(&mut self, watermark: Option<i64>) -> Context<'_> {
-        Context { errors: &mut self.errors, touched: &mut self.touched, late: &mut self.late, watermark }
+    fn context(&mut self, times: Times) -> Context<'_> {
+        Context { errors: &mut self.errors, touched: &mut self.touched, late: &mut self.late, times }
     }
 }
 
@@ -153,11 +154,11 @@ impl Operate for Sharded {
             }
             return;
         }
-        let watermark = context.watermark;
+        let times = context.times;
         let work = move |(mut shard, part): (Box<dyn Operate>, Delta), give: &mut dyn FnMut(Delta)| {
             let mut done = Done::default();
             if !part.is_empty() {
-                shard.apply_in_parts(port, &part, &mut done.context(watermark), give);
+                shard.apply_in_parts(port, &part, &mut done.context(times), give);
             }
             (shard, done)
         };
@@ -169,10 +170,10 @@ impl Operate for Sharded {
         if std::mem::take(&mut self.rows) < self.parallel_rows {
             return self.shards.iter_mut().flat_map(|shard| shard.finish(context)).collect();
         }
-        let watermark = context.watermark;
+        let times = context.times;
         let work = move |mut shard: Box<dyn Operate>| {
             let mut done = Done::default();
-            let given = shard.finish(&mut done.context(watermark));
+            let given = shard.finish(&mut done.context(times));
             (given, (shard, done))
         };
         let (given, done): (Vec<_>, Vec<_>) = pool().map(std::mem::take(&mut self.shards), work).into_iter().unzip();
@@ -180,8 +181,8 @@ impl Operate for Sharded {
         given.into_iter().flatten().collect()
     }
 
-    fn retire(&mut self, watermark: i64) {
-        self.shards.iter_mut().for_each(|shard| shard.retire(watermark));
+    fn retire(&mut self, horizon_us: i64) {
+        self.shards.iter_mut().for_each(|shard| shard.retire(horizon_us));
     }
 
     fn state_size(&self) -> (u64, u64) {

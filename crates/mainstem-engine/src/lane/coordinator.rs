@@ -36,6 +36,8 @@ pub(super) struct Coordinator {
     pub(super) tables: BTreeMap<RelationId, Collection>,
     /// Where the sources that lanes read end at the front.
     pub(super) sources: BTreeMap<RelationId, (uuid::Uuid, Ends)>,
+    /// Where ticks and idle events end there.
+    pub(super) times: (i64, i64),
     pub(super) lanes: BTreeMap<LaneId, LaneHandle>,
     pub(super) next_lane: u64,
     /// Views that wait for one that they read.
@@ -105,6 +107,7 @@ pub(crate) fn start(
         inputs: BTreeMap::new(),
         tables: BTreeMap::new(),
         sources: BTreeMap::new(),
+        times: (0, 0),
         lanes: BTreeMap::new(),
         next_lane: 0,
         waiting: BTreeMap::new(),

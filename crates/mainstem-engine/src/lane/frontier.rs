@@ -28,6 +28,9 @@ const BOUNDARIES_KEPT: usize = 1024;
 /// A lane goes on to a boundary that is this many times as far as it would go by itself.
 const STRETCH: u64 = 4;
 
+/// Stands for the ticks among what a lane reads. No relation has this id.
+pub(crate) const CLOCK: RelationId = RelationId(u32::MAX);
+
 /// Which lane. Never given twice by one engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LaneId(pub(crate) u64);
@@ -75,7 +78,7 @@ enum Stop {
 
 #[derive(Debug)]
 struct LaneFrontier {
-    /// Sources and tables.
+    /// Sources and tables, and [`CLOCK`].
     inputs: BTreeSet<RelationId>,
     versions: VecDeque<LaneVersion>,
     /// Steps of the front, oldest first.

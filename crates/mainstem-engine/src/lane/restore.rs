@@ -8,7 +8,7 @@ use mainstem_catalog::{Catalog, Relation, RelationId, RelationKind};
 use super::checkpoints::Held;
 use super::coordinator::Coordinator;
 use super::shared::has_collection;
-use super::tables::positions;
+use super::tables::{positions, times};
 use super::topology::LaneParts;
 use super::{Content, Input, JobState, View};
 use crate::checkpoint::{self, LaneState, Loaded};
@@ -51,6 +51,7 @@ impl Coordinator {
         self.tables = restored.tables;
         let log = self.log();
         self.inputs.values_mut().for_each(|input| input.hold_from_here(&*log));
+        self.times = times(&*log, self.cut)?;
         let tables = self.contents();
         self.shared.publish(|all| all.begin(self.cut, tables));
         let least = restored.lanes.iter().map(|lane| lane.cut).fold(self.cut, Cut::min);

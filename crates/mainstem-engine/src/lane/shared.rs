@@ -20,6 +20,7 @@ use crate::backfill::Backfill;
 use crate::engine::{EngineConfig, EngineStats, JobStatus};
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, OutputLog};
+use crate::ticker::NewestTick;
 
 /// Slices of a source that are kept for lanes which come to them later.
 const DECODED_SLICES: usize = 4;
@@ -122,6 +123,7 @@ pub(crate) struct Shared {
     /// For threads that wait; the mutex guards nothing else.
     changed: (Mutex<()>, Condvar),
     stats: Mutex<EngineStats>,
+    pub(crate) newest_tick: Mutex<NewestTick>,
 }
 
 impl Shared {
@@ -153,6 +155,7 @@ impl Shared {
             jobs: Mutex::default(),
             changed: (Mutex::new(()), Condvar::new()),
             stats: Mutex::default(),
+            newest_tick: Mutex::default(),
         }
     }
 

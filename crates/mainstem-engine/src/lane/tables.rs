@@ -6,11 +6,12 @@ use mainstem_catalog::RelationId;
 
 use super::coordinator::Coordinator;
 use super::step::stats_of_input;
-use super::{Content, Contents, Ends, Input, Reading, again, topic_of_letters};
+use super::{CLOCK, Content, Contents, Ends, Input, Reading, again, topic_of_letters};
 use crate::collection::Collection;
 use crate::engine::RelationStats;
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, LogError};
+use crate::ticks::{idle_end, ticks_end};
 
 impl Coordinator {
     /// Moves the front to the next cut; false when there is none. After an error other than `Stopped` nothing has moved.
@@ -26,13 +27,15 @@ impl Coordinator {
         })?;
         let Some(cut) = next else { return Ok(false) };
         let news = self.news_of_sources(&*log, cut)?;
+        let (times, of_times) = self.news_of_times(&*log, cut)?;
         let mut changed = self.move_tables(cut, &ends)?;
         let tables = (!changed.is_empty()).then(|| self.contents());
         for (id, ends) in news {
             changed.insert(id);
             self.sources.entry(id).and_modify(|known| known.1 = ends);
         }
-        self.cut = cut;
+        changed.extend(of_times);
+        (self.cut, self.times) = (cut, times);
         self.shared.publish(|all| all.advance(cut, tables, &changed));
         if weight > 0 {
             let took = self.shared.clock.monotonic().saturating_sub(begun);
@@ -78,6 +81,23 @@ impl Coordinator {
             }
         }
         Ok(news)
+    }
+
+    /// Where ticks and idle events end at the cut; and who is concerned if there are more than before.
+    fn news_of_times(&self, log: &dyn InputLog, cut: Cut) -> Result<((i64, i64), Vec<RelationId>), LogError> {
+        let (ticks, idle) = times(log, cut)?;
+        let mut concerned = Vec::new();
+        if ticks > self.times.0 {
+            concerned.push(CLOCK);
+        }
+        if idle > self.times.1 {
+            let has_timeout = |id: &&RelationId| {
+                let watermark = self.catalog.relation(**id).and_then(|source| source.watermark());
+                watermark.is_some_and(|watermark| watermark.idle_timeout_us.is_some())
+            };
+            concerned.extend(self.sources.keys().filter(has_timeout));
+        }
+        Ok(((ticks, idle), concerned))
     }
 
     /// The tables as they are.
@@ -155,6 +175,11 @@ fn weight_of(
         }
     }
     Ok(weight)
+}
+
+/// Where ticks and idle events end at a cut.
+pub(super) fn times(log: &dyn InputLog, cut: Cut) -> Result<(i64, i64), LogError> {
+    Ok((ticks_end(log, cut)?, idle_end(log, cut)?))
 }
 
 /// Where the partitions of a topic end at a cut.

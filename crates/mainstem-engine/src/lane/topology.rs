@@ -6,17 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::Receiver;
 use mainstem_catalog::{Relation, RelationId, RelationKind};
+use mainstem_sql::ClockUse;
 
 use super::coordinator::{Coordinator, LaneHandle, Merging};
 use super::orders::{Order, What};
 use super::tables::{positions, read_table};
 use super::{
-    BROKEN, Command, Content, Input, JobState, Lane, LaneCommand, LaneId, Pacing, View, again, topic_of_letters,
+    BROKEN, CLOCK, Command, Content, Input, JobState, Lane, LaneCommand, LaneId, Pacing, View, again, topic_of_letters,
 };
 use crate::backfill::{Backfill, Context, Frontier};
 use crate::collection::Collection;
 use crate::error::EngineError;
 use crate::input_log::{Cut, LogError};
+use crate::ticks::TickReader;
 
 /// Views with less history than a slice divided by this are made at once.
 const AT_ONCE_PART: usize = 16;
@@ -32,6 +34,10 @@ pub(super) struct LaneParts {
 enum Missing {
     NotYet,
     Failed(RelationId),
+}
+
+fn needs_clock(view: &View) -> bool {
+    view.clock != ClockUse::None
 }
 
 impl Coordinator {
@@ -134,6 +140,7 @@ impl Coordinator {
                 config: self.config.clone(),
                 dead_letters: self.dead_letters.clone(),
                 topic_of_letters: topic_of_letters(&self.shared),
+                catalog: self.catalog.clone(),
                 progress: self.shared.set_job(&relation, JobState::Waiting),
             };
             let catalog = self.catalog.clone();
@@ -246,7 +253,8 @@ impl Coordinator {
             handle.views.insert(id);
             let of = handle.merging.as_ref().map_or_else(|| vec![*lane], Merging::lanes);
             let is_table = |id: &RelationId| self.sources.contains_key(id) || self.tables.contains_key(id);
-            let inputs: Vec<RelationId> = inputs.into_iter().filter(is_table).collect();
+            let clock = needs_clock(&backfill.view).then_some(CLOCK);
+            let inputs: Vec<RelationId> = inputs.into_iter().filter(is_table).chain(clock).collect();
             self.shared.publish(|all| of.into_iter().for_each(|lane| all.add_inputs(lane, inputs.iter().copied())));
             let _ = handle.commands.send(LaneCommand::Join(Box::new(backfill)));
             return Ok(false);
@@ -277,7 +285,8 @@ impl Coordinator {
         let is_over = Arc::new(AtomicBool::new(false));
         let views = parts.views.keys().copied().collect();
         let lane = self.lane_of_parts(id, commands, parts, is_over.clone());
-        let inputs = lane.sources.keys().chain(lane.tables.keys()).copied().collect();
+        let clock = lane.views.values().any(needs_clock).then_some(CLOCK);
+        let inputs = lane.sources.keys().chain(lane.tables.keys()).copied().chain(clock).collect();
         let contents = lane.contents();
         let begun = sender.clone();
         self.shared.publish(|all| all.add_lane(id, (lane.cut, contents), inputs, begun));
@@ -311,6 +320,7 @@ impl Coordinator {
             views,
             pacing: Pacing::new(self.config.slice_rows),
             ahead: BTreeMap::new(),
+            ticks: TickReader::default(),
             orders: Vec::new(),
             joining: Vec::new(),
             is_over,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mainstem_catalog::{Relation, RelationId};
-use mainstem_sql::{Graph, OperatorId};
+use mainstem_sql::{ClockUse, Graph, OperatorId};
 use serde::{Deserialize, Serialize};
 
 use crate::collection::{Collection, KeyKind};
@@ -12,6 +12,7 @@ use crate::delta::Delta;
 use crate::error::EngineError;
 use crate::incremental::{Circuit, Shards};
 use crate::input_log::Cut;
+use crate::watermark::Times;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -21,10 +22,12 @@ pub(crate) struct View {
     pub(crate) counters: ViewState,
     /// The relations it reads, in order of id.
     pub(crate) reads: Arc<[RelationId]>,
+    pub(crate) clock: ClockUse,
     circuit: Circuit,
-    /// Something was pushed, or the watermark has moved, since the last version.
+    /// Something was pushed since the last version.
     is_touched: bool,
-    watermark_us: Option<i64>,
+    /// Of the last version.
+    times: Times,
 }
 
 /// What a checkpoint keeps of a view besides its circuit and its collection.
@@ -67,8 +70,8 @@ impl View {
         let schema = graph.output_schema().map_err(|error| EngineError::Graph(error.to_string()))?;
         let collection = Collection::try_new(schema, KeyKind::WholeRow)?;
         let reads = graph.relations().into();
-        let relation = relation.clone();
-        Ok(View { relation, collection, counters, reads, circuit, is_touched: true, watermark_us: None })
+        let (relation, clock) = (relation.clone(), graph.clock_use());
+        Ok(View { clock, relation, collection, counters, reads, circuit, is_touched: true, times: Times::default() })
     }
 
     /// A slice of one of its inputs.
@@ -79,13 +82,13 @@ impl View {
     }
 
     /// Ends a version. Answers what changed in the view's content, if anything did.
-    pub(crate) fn finish(&mut self, cut: Cut, watermark_us: Option<i64>) -> Option<Delta> {
-        if !self.is_touched && self.watermark_us == watermark_us {
+    pub(crate) fn finish(&mut self, cut: Cut, times: Times) -> Option<Delta> {
+        if !self.is_touched && self.times == times {
             return None;
         }
         self.is_touched = false;
-        self.watermark_us = watermark_us;
-        let finished = self.circuit.finish_version(watermark_us);
+        self.times = times;
+        let finished = self.circuit.finish_version_at(times);
         self.counters.late += finished.late;
         for (message, weight) in finished.errors {
             let count = self.counters.errors.entry(message).or_default();

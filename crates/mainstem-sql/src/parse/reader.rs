@@ -67,23 +67,31 @@ pub(super) struct Reader<'a> {
     pub(super) text: String,
     /// `EMIT ON WINDOW CLOSE` stood at its end.
     pub(super) emit_on_window_close: bool,
+    /// What stood behind WITH EARLY EVERY, if that did.
+    pub(super) early: Option<Box<Reader<'a>>>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(place: &'a Place<'a>, mut tokens: Vec<TokenWithSpan>) -> Reader<'a> {
         let text = place.text(&tokens);
         // Taken off here, since `FROM t EMIT` would read EMIT as an alias.
-        let tail = ["EMIT", "ON", "WINDOW", "CLOSE"];
-        let start = tokens.len().saturating_sub(tail.len());
-        let emit_on_window_close = tokens.len() > tail.len()
-            && tokens[start..].iter().zip(tail).all(|(token, word)| is_word(&token.token, word));
-        if emit_on_window_close {
-            tokens.truncate(start);
-        }
+        let begins = |tail: &[&str], at: usize| {
+            let words = tokens.get(at..).unwrap_or_default().iter().map(|token| &token.token);
+            words.clone().count() >= tail.len() && words.zip(tail).all(|(token, word)| is_word(token, word))
+        };
+        let emit = ["EMIT", "ON", "WINDOW", "CLOSE"];
+        let early = ["EMIT", "ON", "WINDOW", "CLOSE", "WITH", "EARLY", "EVERY"];
+        let early_at = (1..tokens.len()).rev().find(|at| begins(&early, *at));
+        let emit_at =
+            early_at.or_else(|| tokens.len().checked_sub(emit.len()).filter(|at| *at > 0 && begins(&emit, *at)));
+        let tail = emit_at.map(|at| tokens.split_off(at));
+        let early = tail.filter(|_| early_at.is_some()).map(|mut tail| tail.split_off(early.len()));
+        let early = early.map(|tokens| Box::new(Reader::new(place, tokens)));
+        let emit_on_window_close = emit_at.is_some();
         let parser = Parser::new(&DIALECT)
             .with_recursion_limit(RECURSION_MAX)
             .with_tokens_with_locations(strip_table_words(tokens));
-        Reader { place, parser, text, emit_on_window_close }
+        Reader { place, parser, text, emit_on_window_close, early }
     }
 
     /// Whether these words, unquoted and in any case, come next.
