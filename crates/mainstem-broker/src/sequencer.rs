@@ -177,7 +177,12 @@ impl Broker {
     }
 
     fn append_change(&self, change: &Change, end_offset: i64) -> Result<Csn, AppendError> {
-        let is_freeing = |event: &Event| matches!(event, Event::TopicDeleted { .. } | Event::RelationsDropped { .. });
+        let is_freeing = |event: &Event| {
+            matches!(
+                event,
+                Event::TopicDeleted { .. } | Event::RelationsDropped { .. } | Event::ReplacementAbandoned { .. }
+            )
+        };
         let urgency = if change.events.iter().all(is_freeing) { Urgency::Reserve } else { Urgency::Ordinary };
         let mut parts = change.parts.clone();
         let mut conditions = Vec::new();
@@ -240,6 +245,10 @@ impl Broker {
                 | Event::PartitionsAdded { .. }
                 | Event::RelationCreated { .. }
                 | Event::RelationsDropped { .. }
+                | Event::RelationsAltered { .. }
+                | Event::ReplacementBegun { .. }
+                | Event::ReplacementFinished { .. }
+                | Event::ReplacementAbandoned { .. }
                 | Event::ProducerIdsReserved { .. } => {}
             }
         }

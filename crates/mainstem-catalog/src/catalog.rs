@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use crate::{Dependency, Event, Ident, Relation, RelationId, Topic, check_topic_name};
+use crate::{Dependency, Event, Ident, Relation, RelationId, Replacement, Topic, check_topic_name};
 use std::sync::Arc;
 
 /// All live definitions. Cheap to clone and to keep: topics and relations are shared.
@@ -13,8 +13,10 @@ pub struct Catalog {
     topics: BTreeMap<Uuid, Arc<Topic>>,
     topic_ids: BTreeMap<String, Uuid>,
     deleted_topics: BTreeSet<Uuid>,
-    relations: BTreeMap<RelationId, Arc<Relation>>,
-    relation_ids: BTreeMap<(Ident, Ident), RelationId>,
+    pub(crate) relations: BTreeMap<RelationId, Arc<Relation>>,
+    pub(crate) relation_ids: BTreeMap<(Ident, Ident), RelationId>,
+    pub(crate) replacements: BTreeMap<RelationId, Replacement>,
+    pub(crate) successors: BTreeMap<RelationId, RelationId>,
     next_relation: u32,
     producer_ids_until: i64,
     version: u64,
@@ -55,6 +57,15 @@ pub enum Refused {
         /// Who needs it, for people.
         dependents: String,
     },
+    /// It takes part in a replacement that is under way.
+    #[error("\"{name}\" is being replaced")]
+    BeingReplaced {
+        /// Its name.
+        name: String,
+    },
+    /// A replacement that cannot be.
+    #[error("{0}")]
+    Replacement(String),
     /// A number of partitions that cannot be.
     #[error(
         "topic \"{name}\" has {have} partitions and cannot have {asked}: partitions cannot be removed, and {PARTITIONS_MAX} are the \
@@ -97,6 +108,10 @@ impl Catalog {
             Event::TopicDeleted { topic } => self.delete_topic(*topic),
             Event::RelationCreated { relation } => self.create_relation(relation),
             Event::RelationsDropped { relations } => self.drop_relations(relations),
+            Event::RelationsAltered { relations } => self.alter_relations(relations),
+            Event::ReplacementBegun { old, new } => self.begin_replacement(old, new),
+            Event::ReplacementFinished { of } => self.finish_replacement(*of),
+            Event::ReplacementAbandoned { of } => self.abandon_replacement(*of),
             Event::ProducerIdsReserved { until } => {
                 self.producer_ids_until = self.producer_ids_until.max(*until);
                 Ok(())
@@ -149,6 +164,13 @@ impl Catalog {
         if let Some(existing) = self.relation_ids.get(&key).and_then(|id| self.relations.get(id)) {
             return Err(Refused::Exists { noun: existing.kind.noun(), name: relation.name.clone() });
         }
+        self.add_relation(relation)?;
+        self.relation_ids.insert(key, relation.id);
+        Ok(())
+    }
+
+    /// Without its name.
+    pub(crate) fn add_relation(&mut self, relation: &Relation) -> Result<(), Refused> {
         // The last id is never given: one has to come after each.
         if relation.id < self.next_relation_id() || relation.id.0 == u32::MAX {
             return Err(Refused::Exists { noun: "relation id", name: relation.id.0.to_string() });
@@ -163,13 +185,13 @@ impl Catalog {
             }
         }
         self.next_relation = relation.id.0 + 1;
-        self.relation_ids.insert(key, relation.id);
         self.relations.insert(relation.id, Arc::new(relation.clone()));
         Ok(())
     }
 
     fn drop_relations(&mut self, ids: &[RelationId]) -> Result<(), Refused> {
-        let dropped: BTreeSet<_> = ids.iter().copied().collect();
+        let asked: BTreeSet<_> = ids.iter().copied().collect();
+        let dropped = self.with_what_is_aside(&asked);
         for id in &dropped {
             let missing = || Refused::Missing { noun: "relation", name: id.0.to_string() };
             let relation = self.relations.get(id).ok_or_else(missing)?;
@@ -182,9 +204,42 @@ impl Catalog {
         }
         for id in &dropped {
             if let Some(relation) = self.relations.remove(id) {
-                self.relation_ids.remove(&(relation.schema.clone(), relation.name.clone()));
+                let key = (relation.schema.clone(), relation.name.clone());
+                // What is aside has no name of its own.
+                if self.relation_ids.get(&key) == Some(id) {
+                    self.relation_ids.remove(&key);
+                }
             }
         }
+        self.replacements.retain(|_, replacement| replacement.new.iter().all(|id| !dropped.contains(id)));
+        Ok(())
+    }
+
+    fn alter_relations(&mut self, relations: &[Relation]) -> Result<(), Refused> {
+        let mut next = self.clone();
+        for relation in relations {
+            let missing = || Refused::Missing { noun: "relation", name: relation.id.0.to_string() };
+            let before = next.relations.get(&relation.id).ok_or_else(missing)?.clone();
+            if before.columns != relation.columns
+                || before.depends_on != relation.depends_on
+                || before.kind.noun() != relation.kind.noun()
+            {
+                return Err(Refused::Replacement("a relation keeps its kind, columns and dependencies".to_owned()));
+            }
+            let (old, new) =
+                ((before.schema.clone(), before.name.clone()), (relation.schema.clone(), relation.name.clone()));
+            if old != new {
+                if let Some(existing) = next.relation_ids.get(&new).and_then(|id| next.relations.get(id)) {
+                    return Err(Refused::Exists { noun: existing.kind.noun(), name: relation.name.clone() });
+                }
+                if next.relation_ids.get(&old) == Some(&relation.id) {
+                    next.relation_ids.remove(&old);
+                    next.relation_ids.insert(new, relation.id);
+                }
+            }
+            next.relations.insert(relation.id, Arc::new(relation.clone()));
+        }
+        *self = next;
         Ok(())
     }
 
@@ -274,7 +329,7 @@ impl Catalog {
     }
 }
 
-fn names(relations: &[Arc<Relation>]) -> String {
+pub(crate) fn names(relations: &[Arc<Relation>]) -> String {
     relations.iter().map(|r| format!("{} \"{}\"", r.kind.noun(), r.name)).collect::<Vec<_>>().join(", ")
 }
 

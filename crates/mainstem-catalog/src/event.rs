@@ -45,6 +45,28 @@ pub enum Event {
         /// Which ones.
         relations: Vec<RelationId>,
     },
+    /// Relations are built aside, each to take the place of one that lives on until then.
+    ReplacementBegun {
+        /// What goes: what was asked for, then what depends on it, in order of id.
+        old: Vec<RelationId>,
+        /// What comes, in the same order.
+        new: Vec<Relation>,
+    },
+    /// What was aside has taken the names of what it replaces, which is gone.
+    ReplacementFinished {
+        /// The first of `old`.
+        of: RelationId,
+    },
+    /// What was aside is gone, what was to be replaced stays.
+    ReplacementAbandoned {
+        /// The first of `old`.
+        of: RelationId,
+    },
+    /// Relations have other names, texts or settings; their ids, columns and dependencies stay.
+    RelationsAltered {
+        /// As they are now.
+        relations: Vec<Relation>,
+    },
     /// Producer ids below this have been, or may have been, handed out.
     ProducerIdsReserved {
         /// The first id that is certainly free.

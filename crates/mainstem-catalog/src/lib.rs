@@ -10,6 +10,7 @@
 mod catalog;
 mod event;
 mod relation;
+mod replacement;
 mod topic;
 mod types;
 
@@ -20,6 +21,7 @@ pub use relation::{
     LATE_WATERMARK_COLUMN, Origin, Relation, RelationId, RelationKind, SourceDefinition, TableDefinition,
     ViewDefinition, Watermark,
 };
+pub use replacement::Replacement;
 pub use topic::{Topic, TopicName, TopicOwner, check_topic_name};
 pub use types::SqlType;
 

@@ -22,6 +22,7 @@ use crate::engine::EngineConfig;
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, LogError};
 use crate::lane::{Command, Input, Next, Pacing, Progress, Published, Reading, Shared, View};
+use crate::state::StateRoot;
 use crate::ticks::TickReader;
 use crate::watermark::{Times, lowest};
 
@@ -53,6 +54,8 @@ pub(crate) struct Backfill {
     pacing: Pacing,
     ticks: TickReader,
     is_begun: bool,
+    /// On a thread of its own: it may wait.
+    is_paced: bool,
     context: Context,
 }
 
@@ -61,6 +64,7 @@ pub(crate) struct Backfill {
 pub(crate) struct Context {
     pub(crate) log: Arc<dyn InputLog>,
     pub(crate) config: EngineConfig,
+    pub(crate) state: Arc<StateRoot>,
     pub(crate) dead_letters: Arc<DeadLetters>,
     pub(crate) topic_of_letters: Option<Uuid>,
     /// Has the tables of late rows.
@@ -75,7 +79,7 @@ impl Backfill {
         source_of: &dyn Fn(RelationId) -> Option<Arc<Relation>>,
         context: Context,
     ) -> Result<Backfill, EngineError> {
-        let mut view = View::new(relation, context.config.shards)?;
+        let mut view = View::new(relation, &context.state, context.config.shards)?;
         let mut sources = BTreeMap::new();
         for id in view.reads.clone().iter() {
             if let Some(source) = source_of(*id) {
@@ -96,6 +100,7 @@ impl Backfill {
             pacing,
             ticks: TickReader::default(),
             is_begun: false,
+            is_paced: false,
             context,
         })
     }
@@ -126,9 +131,17 @@ impl Backfill {
             is_over: &|| is_cancelled(&context.progress),
         };
         self.take_below(to);
+        if is_cancelled(&context.progress) {
+            return Err(EngineError::Stopped);
+        }
         let done = |rows: u64| context.progress.rows_done.fetch_add(rows, Ordering::Relaxed);
         loop {
             let log = &*context.log;
+            if self.is_paced {
+                context.progress.pace.wait(0);
+                let rows = context.progress.pace.rows_at_once(context.config.slice_rows.saturating_mul(4));
+                self.pacing.limit(rows);
+            }
             let ticks = (&self.ticks, self.view.clock);
             let next = Next::of(&mut self.sources, ticks, log, &mut self.pacing, (self.cut, Some(to.cut)));
             let Next { cut, ends, rows, .. } = match next {
@@ -150,6 +163,9 @@ impl Backfill {
             }
             self.finish(cut, again)?;
             done(rows);
+            if self.is_paced {
+                context.progress.pace.wait(rows);
+            }
         }
         if !self.is_begun || self.cut < to.cut {
             self.finish(to.cut, again)?;
@@ -175,7 +191,12 @@ impl Backfill {
 
     /// What changed in tables and views below since the last round.
     fn take_below(&mut self, to: &Frontier) {
-        let slice_rows = self.context.config.slice_rows;
+        let progress = self.context.progress.clone();
+        let mut slice_rows = self.context.config.slice_rows;
+        if self.is_paced {
+            progress.pace.wait(0);
+            slice_rows = progress.pace.rows_at_once(slice_rows);
+        }
         for id in self.view.reads.iter().copied().collect::<Vec<_>>() {
             let Some(now) = to.below.get(&id) else { continue };
             let is_first = !self.below.contains_key(&id);
@@ -184,6 +205,12 @@ impl Backfill {
                 Some(before) => now.since(before, slice_rows),
             };
             for delta in deltas {
+                if self.is_paced {
+                    progress.pace.wait(delta.len() as u64);
+                }
+                if is_cancelled(&progress) {
+                    return;
+                }
                 self.view.push(id, &delta);
                 if is_first {
                     let rows: i64 = delta.weights.iter().sum();
@@ -221,6 +248,9 @@ impl Backfill {
             !gives_up()
         };
         let near = self.context.config.slice_rows as u64 / 4;
+        self.is_paced = true;
+        let now_us = u64::try_from(shared.clock.monotonic().as_micros()).unwrap_or(u64::MAX);
+        progress.begun_us.store(now_us.max(1), Ordering::Relaxed);
         for _ in 0..ROUNDS_MAX {
             let Some(to) = shared.pin_blocking(&below, &gives_up) else { return };
             let result = self.advance(&Frontier::from(&to), &again);
@@ -240,6 +270,7 @@ impl Backfill {
                 Err(error) => return shared.send(Command::Failed(id, error.to_string())),
             }
         }
+        self.is_paced = false;
         shared.send(Command::Caught(self));
     }
 }

@@ -1,53 +1,86 @@
-//! Checkpoints: what is in one, writing it, loading the newest that is whole.
+//! Checkpoints: what is in one, applying it to the store, starting from it.
 //!
-//! Sections (see `mainstem-state` for the file): `meta` of nothing; per table `input`; per lane, under the id of its first
-//! view, `lane`: its cut, its views, and its sources as of that cut; per view `view` and, under the operator's id,
-//! `operator`; per table and view `chunk`s. `meta`, `input`, `lane` and `view` are JSON, `operator` and `chunk` are the
-//! encodings of the circuit and of the collection. Files without `lane` hold one lane at the one cut, with an `input` per
-//! source.
+//! One ingestion of the store is one checkpoint: what the owners have handed over (see [`crate::state`]), and under the keys of
+//! no owner, as JSON: `meta`; per table `input/<id>`; per lane, under the id of its first view, `lane/<id>`: its cut, its
+//! views, and its sources as of that cut; per table and view `relation/<id>`. Of these only what changed is written. What the
+//! store holds of owners that are in no checkpoint any more is removed by the same ingestion.
 //!
 //! Always true here: tables are as of the cut in `meta`, and so are lanes that read tables; dead letters up to these cuts
-//! were durable before the checkpoint was; what cannot be read in full is not used at all, and the next older one is tried.
+//! were durable before the checkpoint was; a store that cannot be read is emptied, and history read again.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use mainstem_catalog::RelationId;
-use mainstem_sql::OperatorId;
-use mainstem_state::{CheckpointError, CheckpointReader, CheckpointWriter, Disk, SectionKey, newest, remove_older};
+use mainstem_state::{Change, StateError, after_prefix};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::collection::Version;
+use crate::collection::ContentState;
 use crate::error::EngineError;
 use crate::input_log::Cut;
-use crate::lane::{InputState, LanePart, ViewState};
+use crate::lane::{InputState, ViewState};
+use crate::state::{Handed, KEY_FORMAT, Owner, StateRoot, meta_key};
 
-/// Rows in chunks and operators are in this encoding. When Arrow changes it, checkpoints are not read and history is.
+/// Rows in blocks and operators are in this encoding. When Arrow changes it, checkpoints are not read and history is.
 const ROW_FORMAT: &str = "arrow-row-58";
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Meta {
     cut: Cut,
     row_format: String,
+    key_format: u32,
+    /// Of the newest owner.
+    generation: u32,
 }
 
 /// A lane but for what its views hold.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LaneState {
     pub(crate) cut: Cut,
     pub(crate) views: Vec<RelationId>,
     pub(crate) inputs: Vec<(RelationId, InputState)>,
 }
 
-/// What goes into a checkpoint. Collections are shared, the rest is small or serialised.
+/// What a checkpoint keeps of a table or a view beside what its owner wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    pub(crate) generation: u32,
+    /// Of the last version that changed the content.
+    pub(crate) cut: Cut,
+    pub(crate) content: ContentState,
+    /// Of views.
+    pub(crate) view: Option<ViewState>,
+}
+
+/// What goes into a checkpoint. What is large is shared.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    /// Of tables.
     pub(crate) cut: Cut,
+    pub(crate) generation: u32,
     pub(crate) inputs: BTreeMap<RelationId, InputState>,
-    pub(crate) collections: BTreeMap<RelationId, Arc<Version>>,
-    pub(crate) lanes: Vec<LanePart>,
+    pub(crate) relations: BTreeMap<RelationId, Kept>,
+    pub(crate) lanes: Vec<LaneState>,
+    pub(crate) handed: Vec<Handed>,
+}
+
+/// What was in a checkpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub(crate) cut: Cut,
+    pub(crate) generation: u32,
+    pub(crate) inputs: BTreeMap<RelationId, InputState>,
+    pub(crate) lanes: Vec<LaneState>,
+    pub(crate) relations: BTreeMap<RelationId, Kept>,
+}
+
+type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plain data with text as names")
+}
+
+fn key_of(kind: &str, id: RelationId) -> Vec<u8> {
+    meta_key(&format!("{kind}/{:010}", id.0))
 }
 
 impl Snapshot {
@@ -55,134 +88,109 @@ impl Snapshot {
     pub(crate) fn least_cut(&self) -> Cut {
         self.lanes.iter().map(|lane| lane.cut).fold(self.cut, Cut::min)
     }
-}
 
-/// What was in a checkpoint.
-#[derive(Debug, Default)]
-pub(crate) struct Loaded {
-    pub(crate) cut: Cut,
-    pub(crate) inputs: BTreeMap<RelationId, InputState>,
-    pub(crate) lanes: Vec<LaneState>,
-    pub(crate) views: BTreeMap<RelationId, ViewState>,
-    pub(crate) operators: BTreeMap<RelationId, Vec<(OperatorId, Vec<u8>)>>,
-    pub(crate) chunks: BTreeMap<RelationId, Vec<Vec<u8>>>,
-}
-
-impl From<CheckpointError> for EngineError {
-    fn from(error: CheckpointError) -> EngineError {
-        EngineError::Checkpoint(error.to_string())
+    fn entries(&self) -> Entries {
+        let (row_format, key_format) = (ROW_FORMAT.to_owned(), KEY_FORMAT);
+        let meta = Meta { cut: self.cut, row_format, key_format, generation: self.generation };
+        let inputs = self.inputs.iter().map(|(id, state)| (key_of("input", *id), json(state)));
+        let relations = self.relations.iter().map(|(id, kept)| (key_of("relation", *id), json(kept)));
+        let first = |lane: &LaneState| lane.views.first().copied().unwrap_or(RelationId(0));
+        let lanes = self.lanes.iter().map(|lane| (key_of("lane", first(lane)), json(lane)));
+        inputs.chain(lanes).chain(relations).chain([(meta_key("meta"), json(&meta))]).collect()
     }
 }
 
-/// Writes a checkpoint; it is durable when this returns. The one before it stays, older ones go.
-pub(crate) fn write(
-    disk: &Arc<dyn Disk>,
-    directory: &str,
-    sequence: u64,
-    snapshot: &Snapshot,
-) -> Result<u64, EngineError> {
-    let before = newest(&**disk, directory)?.into_iter().find(|older| *older < sequence);
-    let mut writer = CheckpointWriter::create(disk.clone(), directory, sequence)?;
-    let json = |value: serde_json::Result<Vec<u8>>| value.expect("plain data with text as names");
-    let meta = Meta { cut: snapshot.cut, row_format: ROW_FORMAT.to_owned() };
-    writer.section(&SectionKey::new(0, 0, "meta"), &json(serde_json::to_vec(&meta)))?;
-    for (id, state) in &snapshot.inputs {
-        writer.section(&SectionKey::new(id.0, 0, "input"), &json(serde_json::to_vec(state)))?;
-    }
-    save_collections(&mut writer, &snapshot.collections)?;
-    for part in &snapshot.lanes {
-        let state = LaneState {
-            cut: part.cut,
-            views: part.views.keys().copied().collect(),
-            inputs: part.inputs.iter().map(|(id, state)| (*id, state.clone())).collect(),
-        };
-        let first = state.views.first().map_or(0, |id| id.0);
-        writer.section(&SectionKey::new(first, 0, "lane"), &json(serde_json::to_vec(&state)))?;
-        for (id, state) in &part.views {
-            writer.section(&SectionKey::new(id.0, 0, "view"), &json(serde_json::to_vec(state)))?;
-        }
-        for (id, operator, bytes) in &part.operators {
-            writer.section(&SectionKey::new(id.0, operator.0, "operator"), bytes)?;
-        }
-        save_collections(&mut writer, &part.collections)?;
-    }
-    let bytes = writer.finish()?;
-    if let Err(error) = remove_older(&**disk, directory, before.unwrap_or(sequence)) {
-        tracing::warn!(%error, "an old checkpoint could not be removed");
-    }
-    Ok(bytes)
+fn entries(root: &StateRoot) -> Result<Entries, StateError> {
+    root.store().scan(&meta_key(""), Some(&[1])).collect()
 }
 
-fn save_collections(
-    writer: &mut CheckpointWriter,
-    collections: &BTreeMap<RelationId, Arc<Version>>,
-) -> Result<(), EngineError> {
-    for (id, version) in collections {
-        let mut result = Ok(());
-        version.save(&mut |bytes| {
-            if result.is_ok() {
-                result = writer.section(&SectionKey::new(id.0, 0, "chunk"), bytes);
+/// Applies a checkpoint; it is durable when this returns, or nothing of it is. Answers the bytes that were written.
+pub(crate) fn write(root: &StateRoot, snapshot: &Snapshot) -> Result<u64, EngineError> {
+    let written = apply(root, snapshot).and_then(|bytes| {
+        match root.store().maintain() {
+            Err(error @ StateError::Io { .. }) => {
+                tracing::warn!(%error, "the state store's files are not put in order")
             }
-        });
-        result?;
-    }
-    Ok(())
+            result => result?,
+        }
+        Ok(bytes)
+    });
+    written.map_err(|error| {
+        let is_damage = matches!(error, StateError::Damaged { .. });
+        let error = EngineError::from(error);
+        if is_damage {
+            root.note_damage(&error);
+        }
+        error
+    })
 }
 
-/// What there is to start from: hands checkpoints to `accept`, the newest first, until it takes one. Answers why others
-/// were not used, and the sequence number for the next one.
-pub(crate) fn load(
-    disk: &dyn Disk,
-    directory: &str,
-    accept: &mut dyn FnMut(Loaded) -> Result<(), EngineError>,
-) -> Result<(Vec<String>, u64), EngineError> {
-    let sequences = newest(disk, directory)?;
-    let next = sequences.first().map_or(1, |newest| newest + 1);
-    let mut warnings = Vec::new();
-    for sequence in sequences {
-        match read(disk, directory, sequence).and_then(&mut *accept) {
-            Ok(()) => return Ok((warnings, next)),
-            Err(error) => {
-                tracing::warn!(sequence, %error, "a checkpoint cannot be used");
-                warnings.push(format!("checkpoint {sequence} is not used: {error}"));
-            }
+fn apply(root: &StateRoot, snapshot: &Snapshot) -> Result<u64, StateError> {
+    let (before, now) = (entries(root)?, snapshot.entries());
+    let is_new = |(key, value): &(&Vec<u8>, &Vec<u8>)| before.get(*key) != Some(*value);
+    let mut metas: BTreeMap<Vec<u8>, Option<Vec<u8>>> =
+        now.iter().filter(is_new).map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
+    metas.extend(before.keys().filter(|key| !now.contains_key(*key)).map(|key| (key.clone(), None)));
+    let mut parts: BTreeMap<Vec<u8>, Changes<'_>> = BTreeMap::new();
+    let unreadable = |error: EngineError| StateError::Damaged { place: "meta".to_owned(), meaning: error.to_string() };
+    for owner in owners(&before).map_err(unreadable)? {
+        let is_kept = |kept: &Kept| kept.generation == owner.generation;
+        if !snapshot.relations.get(&owner.relation).is_some_and(is_kept) {
+            let prefix = owner.prefix();
+            let gone = root.store().scan(&prefix, after_prefix(&prefix).as_deref());
+            parts.insert(prefix, Box::new(gone.map(|entry| entry.map(|(key, _)| (key, None)))));
         }
     }
-    Ok((warnings, next))
+    for handed in &snapshot.handed {
+        parts.insert(handed.owner.prefix(), Box::new(handed.changes()));
+    }
+    let mut changes = metas.into_iter().map(Ok).chain(parts.into_values().flatten());
+    root.store().apply(&mut changes)
 }
 
-fn read(disk: &dyn Disk, directory: &str, sequence: u64) -> Result<Loaded, EngineError> {
-    let mut reader = CheckpointReader::open(disk, directory, sequence)?;
-    let (mut loaded, mut meta) = (Loaded::default(), None);
-    while let Some(section) = reader.next_section()? {
-        let id = RelationId(section.key.relation);
-        match section.key.name.as_str() {
-            "meta" => meta = Some(parse::<Meta>(&section.bytes)?),
-            "input" => {
-                loaded.inputs.insert(id, parse(&section.bytes)?);
-            }
-            "lane" => loaded.lanes.push(parse(&section.bytes)?),
-            "view" => {
-                loaded.views.insert(id, parse(&section.bytes)?);
-            }
-            "operator" => {
-                loaded.operators.entry(id).or_default().push((OperatorId(section.key.operator), section.bytes));
-            }
-            "chunk" => loaded.chunks.entry(id).or_default().push(section.bytes),
-            other => return Err(EngineError::Checkpoint(format!("unknown section \"{other}\""))),
-        }
+type Changes<'a> = Box<dyn Iterator<Item = Result<Change, StateError>> + 'a>;
+
+fn owners(entries: &Entries) -> Result<Vec<Owner>, EngineError> {
+    let relations = relations(entries)?;
+    Ok(relations.into_iter().map(|(relation, kept)| Owner { relation, generation: kept.generation }).collect())
+}
+
+fn relations(entries: &Entries) -> Result<BTreeMap<RelationId, Kept>, EngineError> {
+    of_kind(entries, "relation")
+}
+
+fn of_kind<T: DeserializeOwned>(entries: &Entries, kind: &str) -> Result<BTreeMap<RelationId, T>, EngineError> {
+    let prefix = meta_key(&format!("{kind}/"));
+    let under = entries.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
+    let entry = |(key, value): (&Vec<u8>, &Vec<u8>)| {
+        let id = std::str::from_utf8(&key[prefix.len()..]).ok().and_then(|id| id.parse().ok());
+        let id = id.ok_or_else(|| EngineError::Checkpoint(format!("{kind} of no relation")))?;
+        Ok((RelationId(id), parse(value)?))
+    };
+    under.map(entry).collect()
+}
+
+/// What the store has to start from; the reason, if it has something that cannot be used. Fails when the disk does.
+pub(crate) fn load(root: &StateRoot) -> Result<Result<Option<Loaded>, EngineError>, EngineError> {
+    match entries(root) {
+        Ok(entries) => Ok(read(&entries)),
+        Err(error @ StateError::Damaged { .. }) => Ok(Err(error.into())),
+        Err(error) => Err(error.into()),
     }
-    let meta = meta.ok_or_else(|| EngineError::Checkpoint("no section \"meta\"".to_owned()))?;
-    if meta.row_format != ROW_FORMAT {
-        let found = meta.row_format;
-        return Err(EngineError::Checkpoint(format!("rows are in format {found}, this build reads {ROW_FORMAT}")));
+}
+
+fn read(entries: &Entries) -> Result<Option<Loaded>, EngineError> {
+    let Some(meta) = entries.get(&meta_key("meta")) else { return Ok(None) };
+    let meta: Meta = parse(meta)?;
+    if meta.row_format != ROW_FORMAT || meta.key_format != KEY_FORMAT {
+        let (rows, keys) = (meta.row_format, meta.key_format);
+        let text =
+            format!("rows are in format {rows} and keys in {keys}, this build reads {ROW_FORMAT} and {KEY_FORMAT}");
+        return Err(EngineError::Checkpoint(text));
     }
-    loaded.cut = meta.cut;
-    if loaded.lanes.is_empty() {
-        let inputs = loaded.inputs.iter().map(|(id, state)| (*id, state.clone())).collect();
-        loaded.lanes.push(LaneState { cut: meta.cut, views: loaded.views.keys().copied().collect(), inputs });
-    }
-    Ok(loaded)
+    let (inputs, relations) = (of_kind(entries, "input")?, relations(entries)?);
+    let lanes = of_kind(entries, "lane")?.into_values().collect();
+    Ok(Some(Loaded { cut: meta.cut, generation: meta.generation, inputs, lanes, relations }))
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, EngineError> {

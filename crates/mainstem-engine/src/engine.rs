@@ -7,6 +7,7 @@
 //! makes a lane wait: a pin over several lanes waits for the one that is behind.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::error::EngineError;
 use crate::incremental::Shards;
 use crate::input_log::{Cut, Hold, InputLog, OutputLog};
 use crate::lane::{self, Command, Demand, JobState, Published, Shared};
+use crate::state::StateMemory;
 
 /// What an engine is made of.
 #[derive(Debug)]
@@ -53,6 +55,10 @@ pub struct EngineConfig {
     pub checkpoint_bytes: u64,
     /// ... or when this much time has passed and anything was read.
     pub checkpoint_interval: Duration,
+    /// The directory of the LSM tree that keeps state; none: state is in memory, with files on the disk (simulations).
+    pub state_path: Option<PathBuf>,
+    /// What state and contents may take in memory, about; what is more is read from the store when it is needed.
+    pub state_memory_bytes: u64,
 }
 
 impl Default for EngineConfig {
@@ -65,6 +71,8 @@ impl Default for EngineConfig {
             read_bytes_max: 4 << 20,
             checkpoint_bytes: 256 << 20,
             checkpoint_interval: Duration::from_secs(30),
+            state_path: None,
+            state_memory_bytes: 512 << 20,
         }
     }
 }
@@ -97,8 +105,20 @@ pub struct JobStatus {
     pub rows_done: u64,
     /// Records and rows that were to be read when it was last counted; grows while producers go on.
     pub rows_total: u64,
-    /// `waiting`, `running`, `joining` or `failed: reason`.
+    /// `waiting`, `running`, `paused`, `joining`, `switching` (it is about to take the place of another) or `failed: reason`.
     pub state: String,
+    /// Milliseconds since it began to read.
+    pub elapsed_ms: u64,
+}
+
+impl JobStatus {
+    /// Rows that are read per second, and seconds until it has read all, at that rate; none while that cannot be told.
+    #[must_use]
+    pub fn estimate(&self) -> Option<(u64, u64)> {
+        let per_second = self.rows_done.saturating_mul(1000).checked_div(self.elapsed_ms)?;
+        let left = self.rows_total.saturating_sub(self.rows_done).checked_div(per_second)?;
+        (self.state == "running").then_some((per_second, left))
+    }
 }
 
 /// Counters of one relation.
@@ -153,6 +173,10 @@ pub struct EngineStats {
     pub checkpoint: Cut,
     /// Checkpoints made durable since the engine was opened.
     pub checkpoints: u64,
+    /// Bytes of keys and values that the last checkpoint wrote.
+    pub checkpoint_bytes: u64,
+    /// State in memory and on disk.
+    pub state: StateMemory,
     /// Dead letters written since the engine was opened.
     pub dead_letters_written: u64,
     /// Subscriptions that live.
@@ -264,6 +288,28 @@ impl Engine {
     #[must_use]
     pub fn published(&self) -> Cut {
         self.shared.published()
+    }
+
+    /// How far tables are, which nothing that can be read is beyond.
+    #[must_use]
+    pub fn front(&self) -> Cut {
+        self.shared.with_frontiers(|all| all.front())
+    }
+
+    /// Returns when what is aside has taken the place of these, or is gone. Cancel-safe.
+    pub async fn wait_replaced(&self, roots: &[RelationId]) -> Result<(), EngineError> {
+        let mut changes = self.shared.job_changes();
+        loop {
+            changes.borrow_and_update();
+            let catalog = self.shared.catalog();
+            if roots.iter().all(|root| catalog.replacement_of(*root).is_none()) {
+                return Ok(());
+            }
+            if self.shared.has_stopped() {
+                return Err(EngineError::Stopped);
+            }
+            changes.changed().await.map_err(|_| EngineError::Stopped)?;
+        }
     }
 
     /// Returns when all that there is shows at least this cut; `Stopped` when it never will. Cancel-safe.
@@ -465,6 +511,12 @@ impl Engine {
                 }
             }
             inputs.insert(*id, topics);
+            if let Some(known) = catalog.relation(*id) {
+                relation.name.clone_from(&known.name);
+            }
+            if catalog.is_aside(*id) {
+                relation.name.push_str(" (replacement)");
+            }
         }
         stats
     }
@@ -516,6 +568,7 @@ impl JobStatus {
             rows_done,
             rows_total,
             state: state.to_string(),
+            elapsed_ms: 0,
         }
     }
 }

@@ -12,6 +12,7 @@
 // Time comes in as an argument or from a trait, so that a seed replays what happens here.
 #![deny(clippy::disallowed_methods)]
 
+pub mod backfill_pace;
 pub mod batch;
 pub mod collection;
 pub mod dead_letters;
@@ -24,6 +25,7 @@ pub mod incremental;
 pub mod input_log;
 pub mod scalar;
 pub mod source_reader;
+pub mod state;
 pub mod subscription;
 pub mod tables;
 pub mod ticker;

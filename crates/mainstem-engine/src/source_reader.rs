@@ -14,9 +14,9 @@ use arrow::array::{
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use bytes::Bytes;
-use mainstem_catalog::{IncludeKind, Relation, RelationKind, SourceDefinition, TableDefinition, Watermark};
+use mainstem_catalog::{Column, IncludeKind, Relation, RelationKind, SourceDefinition, TableDefinition, Watermark};
 use mainstem_formats::{JsonDecoder, JsonEncoder};
-use mainstem_sql::arrow_schema;
+use mainstem_sql::{arrow_field, arrow_schema, constant};
 
 use crate::collection::{KeyKind, Layout};
 use crate::delta::batch_of;
@@ -171,6 +171,27 @@ fn included(
     }
 }
 
+/// Records that are older than a column (ALTER TABLE ADD COLUMN) have its default, which is a constant then. What is written
+/// later has every member.
+fn absent_value(column: &Column) -> Result<Option<String>, EngineError> {
+    let Some(value) = column.default.as_ref().and_then(|text| constant(text, &column.sql_type).ok()) else {
+        return Ok(None);
+    };
+    let field = arrow_field(column).with_nullable(true);
+    let encoder = JsonEncoder::new(Arc::new(Schema::new(vec![field.clone()])));
+    let encoder = encoder.map_err(|error| EngineError::Graph(error.to_string()))?;
+    let array = value.to_array_of_size(1).map_err(|error| EngineError::Graph(error.to_string()))?;
+    let row = batch_of(&Arc::new(Schema::new(vec![field])), vec![array], 1);
+    let row = row.map_err(|error| EngineError::Graph(error.to_string()))?;
+    let mut record = Vec::new();
+    encoder.encode_row(&row, 0, &mut record);
+    let record = String::from_utf8(record).map_err(|error| EngineError::Graph(error.to_string()))?;
+    // The one member of the object, by the text of its name.
+    let name = serde_json::to_string(&column.name).map_err(|error| EngineError::Graph(error.to_string()))?;
+    let value = record.strip_prefix(&format!("{{{name}:")).and_then(|rest| rest.strip_suffix('}'));
+    Ok(value.map(str::to_owned))
+}
+
 /// Records of one table, both ways.
 #[derive(Debug)]
 pub struct TableCodec {
@@ -203,8 +224,14 @@ impl TableCodec {
         let schema = arrow_schema(&relation.columns);
         let key_schema = project(&schema, &definition.primary_key);
         let unsupported = |error: mainstem_formats::UnsupportedType| EngineError::Graph(error.to_string());
+        let mut rows = JsonDecoder::new(schema.clone()).map_err(unsupported)?;
+        for (place, column) in relation.columns.iter().enumerate() {
+            if let Some(json) = absent_value(column)? {
+                rows.set_absent(place, &json);
+            }
+        }
         Ok(TableCodec {
-            rows: JsonDecoder::new(schema.clone()).map_err(unsupported)?,
+            rows,
             keys: JsonDecoder::new(key_schema.clone()).map_err(unsupported)?,
             row_encoder: JsonEncoder::new(schema.clone()).map_err(unsupported)?,
             key_encoder: JsonEncoder::new(key_schema.clone()).map_err(unsupported)?,

@@ -10,6 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
+/// Where the views' state is, in the data directory.
+pub(crate) const STATE_DIRECTORY: &str = "state";
+
 /// What `message-max-bytes` may be: room for a small batch, and no more than the log can take.
 const MESSAGE_MAX_BYTES: RangeInclusive<usize> = 1024..=16 << 20;
 
@@ -62,6 +65,10 @@ pub(crate) struct ServeOptions {
     /// Seconds between two checkpoints of the views [default: 10]
     #[arg(long, env = "MAINSTEM_CHECKPOINT_INTERVAL_SECONDS", value_name = "SECONDS")]
     pub(crate) checkpoint_interval_seconds: Option<u64>,
+    /// Memory for the state and the content of tables and views, in bytes, at least 1048576; what is more is on disk and is
+    /// read when it is needed [default: 536870912]
+    #[arg(long, env = "MAINSTEM_STATE_MEMORY_BYTES", value_name = "BYTES")]
+    pub(crate) state_memory_bytes: Option<u64>,
     /// How often the time moves on in views with now(), in milliseconds [default: 1000]
     #[arg(long, env = "MAINSTEM_TICK_MS", value_name = "MS")]
     pub(crate) tick_ms: Option<u64>,
@@ -89,6 +96,7 @@ pub(crate) struct Config {
     pub(crate) segment_bytes: u64,
     pub(crate) compaction_check_ms: u64,
     pub(crate) checkpoint_interval_seconds: u64,
+    pub(crate) state_memory_bytes: u64,
     pub(crate) tick: Duration,
     pub(crate) query_memory_bytes: usize,
 }
@@ -113,6 +121,7 @@ impl ServeOptions {
             segment_bytes: self.segment_bytes.or(file.segment_bytes),
             compaction_check_ms: self.compaction_check_ms.or(file.compaction_check_ms),
             checkpoint_interval_seconds: self.checkpoint_interval_seconds.or(file.checkpoint_interval_seconds),
+            state_memory_bytes: self.state_memory_bytes.or(file.state_memory_bytes),
             tick_ms: self.tick_ms.or(file.tick_ms),
             query_memory_bytes: self.query_memory_bytes.or(file.query_memory_bytes),
             log_level: self.log_level.or(file.log_level),
@@ -134,9 +143,13 @@ impl ServeOptions {
             segment_bytes: self.segment_bytes.unwrap_or(1 << 30),
             compaction_check_ms: self.compaction_check_ms.unwrap_or(15_000),
             checkpoint_interval_seconds: self.checkpoint_interval_seconds.unwrap_or(10),
+            state_memory_bytes: self.state_memory_bytes.unwrap_or(512 << 20),
             tick: Duration::from_millis(self.tick_ms.unwrap_or(1000)),
             query_memory_bytes: self.query_memory_bytes.unwrap_or(1 << 30),
         };
+        if config.state_memory_bytes < 1 << 20 {
+            bail!("state-memory-bytes is {}; it has to be at least 1048576", config.state_memory_bytes);
+        }
         if !MESSAGE_MAX_BYTES.contains(&config.message_max_bytes) {
             bail!(
                 "message-max-bytes is {}; it has to be from {} to {}, the size of the largest entry of the log",

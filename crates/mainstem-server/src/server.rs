@@ -100,6 +100,7 @@ impl Server {
         let shutdown = CancellationToken::new();
         let catalogs = definitions::BrokerCatalogs::new(broker.clone(), engine.clone());
         let shared = startup::shared(&config, &engine, tables, catalogs);
+        shared.resume_replacements();
         let state = http::State { broker: broker.clone(), engine: engine.clone(), addresses };
         let tasks = vec![
             tokio::spawn(kafka_listener::serve(kafka, broker.clone(), shutdown.clone())),
@@ -159,7 +160,7 @@ impl Server {
     pub(crate) async fn compare_views(&self) -> anyhow::Result<Vec<Comparison>> {
         let catalog = self.broker.catalog();
         let mut comparisons = Vec::new();
-        for relation in catalog.relations().filter(|r| matches!(r.kind, RelationKind::MaterializedView(_))) {
+        for relation in catalog.named_relations().filter(|r| matches!(r.kind, RelationKind::MaterializedView(_))) {
             let found = mainstem_engine::batch::compare_view(&self.engine, &catalog, relation.id)
                 .await
                 .with_context(|| format!("comparing {}", relation.name))?;

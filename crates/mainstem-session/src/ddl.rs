@@ -7,6 +7,8 @@ use mainstem_catalog::{
     Catalog, Column, Dependency, Encoding, Event, Include, IncludeKind, Refused, Relation, RelationId, RelationKind,
     SourceDefinition, SqlType, TableDefinition, Topic, TopicOwner, ViewDefinition, Watermark, check_topic_name,
 };
+use mainstem_engine::EngineError;
+use mainstem_engine::backfill_pace::RATE_SETTING;
 use mainstem_engine::incremental::Circuit;
 use mainstem_sql::statement::{
     ColumnDefinition, CreateMaterializedView, CreateSource, CreateTable, CreateView, DropRelations, WatermarkClause,
@@ -16,6 +18,7 @@ use uuid::Uuid;
 
 use crate::catalogs::CatalogDecision;
 use crate::late_table::late_table;
+use crate::replace::UnderWay;
 use crate::session::{Response, Session};
 use crate::shared::engine_error;
 
@@ -39,14 +42,7 @@ impl Session {
     pub(crate) async fn create_source(&mut self, create: &CreateSource) -> Result<Response, SqlError> {
         self.leave_transaction("CREATE SOURCE").await?;
         let name = new_name(&create.name)?;
-        let mut columns = columns_of(&create.columns);
-        let mut includes = Vec::new();
-        for include in &create.includes {
-            includes.push(Include { kind: include.kind, column: columns.len() });
-            columns.push(included(&include.name, include.kind));
-        }
-        check_columns(&columns)?;
-        let mut watermark = watermark_of(create.watermark.as_ref(), &columns)?;
+        let (columns, mut source) = source_relation(create, Uuid::nil())?;
         let late_into = create.watermark.as_ref().and_then(|clause| clause.late_into.as_ref());
         let late_into = late_into.map(new_name).transpose()?;
         let late_topic = self.shared.catalogs.new_uuid();
@@ -57,7 +53,7 @@ impl Session {
                 let topic = catalog.topic_named(&topic_name).ok_or_else(|| no_topic(&topic_name))?;
                 let (mut depends_on, mut events, mut after) =
                     (vec![Dependency::Topic(topic.id)], Vec::new(), catalog.clone());
-                if let (Some(late), Some(watermark)) = (&late_into, &mut watermark)
+                if let (Some(late), Some(watermark)) = (&late_into, &mut source.watermark)
                     && catalog.relation_named(PUBLIC, &name).is_none()
                 {
                     let of_source = (columns.as_slice(), &*watermark);
@@ -67,13 +63,7 @@ impl Session {
                     watermark.late_into = Some(id);
                     events = made;
                 }
-                let source = SourceDefinition {
-                    topic: topic.id,
-                    topic_name,
-                    encoding: Encoding::PlainJson,
-                    includes,
-                    watermark,
-                };
+                source.topic = topic.id;
                 let kind = RelationKind::Source(source);
                 events.extend(new_relation(&after, New { name, if_not_exists, columns, kind, depends_on, sql })?);
                 Ok(events)
@@ -87,21 +77,12 @@ impl Session {
         let name = new_name(&create.name)?;
         check_topic_name(&name)
             .map_err(|error| SqlError::new("42602", format!("a table has a topic of its name: {error}")))?;
-        let mut columns = columns_of(&create.columns);
-        let mut primary_key = create.primary_key.clone();
-        if primary_key.is_empty() {
-            primary_key.push(columns.len());
-            let (sql_type, hidden) = (SqlType::BigInt, true);
-            columns.push(Column { name: ROW_ID.into(), sql_type, nullable: false, hidden, default: None });
-        }
-        check_columns(&columns)?;
-        let watermark = watermark_of(create.watermark.as_ref(), &columns)?;
         let topic = self.shared.catalogs.new_uuid();
+        let (columns, table) = table_relation(create, topic)?;
         let (sql, if_not_exists) = (create.sql.clone(), create.if_not_exists);
         self.create(
             "CREATE TABLE",
             Box::new(move |catalog| {
-                let table = TableDefinition { topic, topic_name: name.clone(), primary_key, watermark };
                 let new = New {
                     name: name.clone(),
                     if_not_exists,
@@ -123,6 +104,9 @@ impl Session {
     pub(crate) async fn create_view(&mut self, create: &CreateView) -> Result<Response, SqlError> {
         self.leave_transaction("CREATE VIEW").await?;
         let name = new_name(&create.name)?;
+        if create.or_replace && self.shared.catalogs.current().relation_named(PUBLIC, &name).is_some() {
+            return Box::pin(self.replace(create.into())).await;
+        }
         let plan = plan_query(&self.shared.catalogs.current(), &create.query, &create.columns)?;
         let view = ViewDefinition {
             query: plan.canonical_query,
@@ -150,6 +134,9 @@ impl Session {
         let name = new_name(&create.name)?;
         let catalog = self.shared.catalogs.current();
         if let Some(existing) = catalog.relation_named(PUBLIC, &name) {
+            if create.or_replace {
+                return Box::pin(self.replace(create.into())).await;
+            }
             return exists(existing, create.if_not_exists, "CREATE MATERIALIZED VIEW");
         }
         // Relations are never changed and their ids never used again: what was planned holds if they are still there.
@@ -166,7 +153,7 @@ impl Session {
             query: plan.canonical_query,
             emit_on_window_close: create.emit_on_window_close,
             graph: Some(plan.graph.to_json()),
-            settings: vec![("timezone".into(), "UTC".into())],
+            settings: self.view_settings(),
             origin,
         };
         let new = New {
@@ -180,8 +167,18 @@ impl Session {
         self.create("CREATE MATERIALIZED VIEW", Box::new(move |catalog| new_relation(catalog, new))).await
     }
 
+    /// What the meaning of a new materialized view depends on, and how fast it reads history.
+    pub(crate) fn view_settings(&self) -> Vec<(String, String)> {
+        let mut settings = vec![("timezone".to_owned(), "UTC".to_owned())];
+        match self.settings.get("backfill_rate_limit").unwrap_or("default") {
+            "default" => {}
+            rows => settings.push((RATE_SETTING.to_owned(), rows.to_owned())),
+        }
+        settings
+    }
+
     /// The time that a new view with now() begins with.
-    async fn tick(&mut self) -> Result<(), SqlError> {
+    pub(crate) async fn tick(&mut self) -> Result<(), SqlError> {
         let engine = self.shared.engine.clone();
         let ticked = tokio::task::spawn_blocking(move || engine.tick()).await;
         let cut = ticked.map_err(|error| SqlError::new("XX000", error.to_string()))?;
@@ -209,14 +206,21 @@ impl Session {
         };
         let catalog = self.shared.catalogs.current();
         let is_view = catalog.relation(id).is_some_and(|relation| relation.materialized().is_some());
-        if !(is_view && self.settings.is_on("background_ddl")) {
-            self.shared.engine.wait_ready(id).await.map_err(|error| engine_error(&error))?;
+        if is_view && self.settings.is_on("background_ddl") {
+            return Ok(Response::done(tag));
         }
+        // Cancelled while it reads history, it is not to be there; see `Session::fail`.
+        self.under_way = is_view.then_some(UnderWay::View(id));
+        let ready = self.shared.engine.wait_ready(id).await;
+        if matches!(ready, Ok(()) | Err(EngineError::Stopped)) {
+            self.under_way = None;
+        }
+        ready.map_err(|error| engine_error(&error))?;
         Ok(Response::done(tag))
     }
 
     /// Carries out a decision and tells the engine.
-    async fn change(&mut self, decide: CatalogDecision) -> Result<(), SqlError> {
+    pub(crate) async fn change(&mut self, decide: CatalogDecision) -> Result<(), SqlError> {
         // Cancelled in between, the engine must hear of what became durable all the same.
         let shared = self.shared.clone();
         let changing = tokio::spawn(async move {
@@ -242,6 +246,35 @@ impl Session {
         .await?;
         Ok(Response::Done { tag, notices: notices.try_recv().unwrap_or_default() })
     }
+}
+
+/// What CREATE TABLE defines.
+pub(crate) fn table_relation(create: &CreateTable, topic: Uuid) -> Result<(Vec<Column>, TableDefinition), SqlError> {
+    let mut columns = columns_of(&create.columns);
+    let mut primary_key = create.primary_key.clone();
+    if primary_key.is_empty() {
+        primary_key.push(columns.len());
+        let (sql_type, hidden) = (SqlType::BigInt, true);
+        columns.push(Column { name: ROW_ID.into(), sql_type, nullable: false, hidden, default: None });
+    }
+    check_columns(&columns)?;
+    let watermark = watermark_of(create.watermark.as_ref(), &columns)?;
+    let topic_name = create.name.name.clone();
+    Ok((columns, TableDefinition { topic, topic_name, primary_key, watermark }))
+}
+
+/// What CREATE SOURCE defines.
+pub(crate) fn source_relation(create: &CreateSource, topic: Uuid) -> Result<(Vec<Column>, SourceDefinition), SqlError> {
+    let mut columns = columns_of(&create.columns);
+    let mut includes = Vec::new();
+    for include in &create.includes {
+        includes.push(Include { kind: include.kind, column: columns.len() });
+        columns.push(included(&include.name, include.kind));
+    }
+    check_columns(&columns)?;
+    let watermark = watermark_of(create.watermark.as_ref(), &columns)?;
+    let (topic_name, encoding) = (create.topic.clone(), Encoding::PlainJson);
+    Ok((columns, SourceDefinition { topic, topic_name, encoding, includes, watermark }))
 }
 
 fn columns_of(definitions: &[ColumnDefinition]) -> Vec<Column> {
@@ -282,7 +315,7 @@ fn watermark_of(clause: Option<&WatermarkClause>, columns: &[Column]) -> Result<
     Ok(Some(Watermark { column, delay_us, lateness_us, idle_timeout_us, late_into: None }))
 }
 
-fn new_name(name: &QualifiedName) -> Result<String, SqlError> {
+pub(crate) fn new_name(name: &QualifiedName) -> Result<String, SqlError> {
     match name.schema.as_deref() {
         None | Some(PUBLIC) => Ok(name.name.clone()),
         Some("pg_catalog" | "information_schema" | "mainstem") => {
@@ -358,9 +391,14 @@ fn dropped(catalog: &Catalog, drop: &DropRelations) -> Result<(Vec<Event>, Vec<S
         }
     }
     let mut going: BTreeSet<RelationId> = found.iter().map(|relation| relation.id).collect();
-    let dependents = all_dependents(catalog, &going);
+    let mut dependents = all_dependents(catalog, &going);
+    // What is built to take the place of one of these goes with it.
+    let replaced = |root: &RelationId| catalog.replacement_of(*root).map(|replacement| replacement.new.clone());
+    let aside: BTreeSet<RelationId> = going.iter().filter_map(replaced).flatten().collect();
+    dependents.retain(|relation| !aside.contains(&relation.id));
     if drop.cascade {
-        let others: Vec<_> = dependents.iter().filter(|relation| !going.contains(&relation.id)).collect();
+        let is_told = |relation: &RelationId| !going.contains(relation) && !catalog.is_aside(*relation);
+        let others: Vec<_> = dependents.iter().filter(|relation| is_told(&relation.id)).collect();
         notices.extend(others.iter().map(|relation| {
             SqlError::new("00000", format!("drop cascades to {} {}", relation.kind.noun(), relation.name))
         }));
@@ -417,9 +455,11 @@ fn in_use(
     let blamed = found.iter().find(|relation| {
         all_dependents(catalog, &BTreeSet::from([relation.id])).iter().any(|dependent| dependent.id == first.id)
     })?;
+    let only_aside = dependents.iter().all(|dependent| catalog.is_aside(dependent.id));
     let lines: Vec<String> = dependents
         .iter()
         .filter(|dependent| !going.contains(&dependent.id))
+        .filter(|dependent| !catalog.is_aside(dependent.id) || only_aside)
         .map(|dependent| {
             let (noun, name) = (dependent.kind.noun(), &dependent.name);
             format!("{noun} {name} depends on {} {}", blamed.kind.noun(), blamed.name)
@@ -440,13 +480,15 @@ fn wrong_kind(relation: &Relation, wanted: &str) -> SqlError {
 }
 
 /// A refusal of the catalog, as a client hears it.
-fn refusal(refused: &Refused) -> SqlError {
+pub(crate) fn refusal(refused: &Refused) -> SqlError {
     let state = match refused {
         Refused::InvalidName(_) => "42602",
         Refused::Exists { .. } => "42P07",
         Refused::Missing { .. } => "42P01",
         Refused::InUse { .. } => "2BP01",
         Refused::Partitions { .. } => "22023",
+        Refused::BeingReplaced { .. } => "55006",
+        Refused::Replacement(_) => "XX000",
     };
     SqlError::new(state, refused.to_string())
 }

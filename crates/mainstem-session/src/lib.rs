@@ -7,6 +7,7 @@
 //! Always true here: no sockets and no files; a statement that fails inside a transaction makes it a failed one; what a
 //! SELECT reads is one cut that holds all that was acknowledged before it; no statement is recognised by its text.
 
+mod alter;
 mod catalogs;
 mod copy;
 mod cursors;
@@ -15,6 +16,7 @@ mod explain;
 mod late_table;
 mod parameters;
 mod query;
+mod replace;
 mod session;
 mod settings;
 mod shared;

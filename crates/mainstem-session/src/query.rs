@@ -10,6 +10,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::ast::Query;
 use futures::StreamExt;
+use mainstem_catalog::Catalog;
 use mainstem_engine::batch::{ReadPoint, plan_query, relations_of, session_context};
 use mainstem_engine::tables::{Dml, DmlPlan};
 use mainstem_sql::plan::{column_names, distinct_names};
@@ -41,11 +42,18 @@ impl Session {
     ) -> Result<(SchemaRef, RowStream), SqlError> {
         // A query without parameters may still name one, which is then an error.
         let query = bound(query, parameters)?;
-        let acknowledged = self.shared.acknowledged();
-        let writes = self.transaction.as_mut().map(|open| &mut open.writes);
-        let at = self.shared.tables.read_point(writes, acknowledged).await?;
-        let planned = Box::pin(self.planned_at(&query, &at)).await?;
-        let Planned { context, plan, schema } = planned;
+        let mut attempts = Attempts::default();
+        let Planned { context, plan, schema } = loop {
+            let catalog = self.shared.catalogs.current();
+            let acknowledged = self.shared.acknowledged();
+            let writes = self.transaction.as_mut().map(|open| &mut open.writes);
+            let at = self.shared.tables.read_point(writes, acknowledged).await?;
+            let planned = Box::pin(self.planned_at(&query, &at)).await;
+            match planned {
+                Err(error) if attempts.may_go_on(self, &catalog, &error) => {}
+                planned => break planned?,
+            }
+        };
         let announced = schema.clone();
         let start = async move {
             let stream = context.execute_logical_plan(plan).await?.execute_stream().await?;
@@ -132,9 +140,17 @@ impl Session {
             _ => "DELETE",
         };
         self.check_writable(verb)?;
-        let plan = self.write_plan(statement, parameters)?;
-        let writes = self.transaction.as_mut().map(|open| &mut open.writes);
-        let result = Box::pin(self.shared.tables.execute(writes, plan)).await?;
+        let mut attempts = Attempts::default();
+        let result = loop {
+            let plan = self.write_plan(statement, parameters)?;
+            let catalog = plan.catalog.clone();
+            let writes = self.transaction.as_mut().map(|open| &mut open.writes);
+            let result = Box::pin(self.shared.tables.execute(writes, plan)).await;
+            match result {
+                Err(error) if attempts.may_go_on(self, &catalog, &error) => {}
+                result => break result?,
+            }
+        };
         self.acknowledge(result.cut);
         let tag = match verb {
             "INSERT" => format!("INSERT 0 {}", result.rows_affected),
@@ -155,6 +171,21 @@ impl Session {
     async fn returning_schema(&self, statement: &Statement) -> Result<SchemaRef, SqlError> {
         let described = self.shared.tables.describe(&self.write_plan(statement, &[])?).await?;
         Ok(described.returning.unwrap_or_else(|| Arc::new(Schema::empty())))
+    }
+}
+
+/// A statement that met an id whose relation had just been replaced is planned again, by the name.
+#[derive(Debug, Default)]
+struct Attempts(usize);
+
+impl Attempts {
+    const MAX: usize = 10;
+
+    fn may_go_on(&mut self, session: &Session, planned_over: &Catalog, error: &SqlError) -> bool {
+        self.0 += 1;
+        error.sqlstate == "42P01"
+            && self.0 < Attempts::MAX
+            && session.shared.catalogs.current().version() != planned_over.version()
     }
 }
 

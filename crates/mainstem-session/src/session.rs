@@ -11,17 +11,19 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::{FutureExt, Stream, StreamExt, ready};
-use mainstem_engine::Cut;
 use mainstem_engine::batch::query_error;
+use mainstem_engine::{Cut, EngineError};
+use mainstem_sql::statement::CopyTarget;
 use mainstem_sql::{SqlError, Statement};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::copy::{CopyIn, CopyOut};
 use crate::parameters::Parameter;
+use crate::replace::UnderWay;
 use crate::settings::Settings;
 use crate::shared::{Shared, engine_error};
-use crate::transactions::Open;
+use crate::transactions::{Open, TransactionStatus};
 
 /// What a statement gives.
 #[derive(Debug)]
@@ -187,6 +189,10 @@ pub struct Session {
     pub(crate) transaction: Option<Open>,
     /// `PREPARE name AS`.
     pub(crate) prepared: BTreeMap<String, (Statement, Vec<Option<mainstem_catalog::SqlType>>)>,
+    /// What the statement that runs has defined and waits for.
+    pub(crate) under_way: Option<UnderWay>,
+    /// Definitions of a cancelled statement on their way out; the next statement waits for that.
+    taking_back: Option<JoinHandle<()>>,
     /// As the client was last told.
     told: Vec<(&'static str, String)>,
 }
@@ -216,6 +222,8 @@ impl Session {
             settings: own,
             transaction: None,
             prepared: BTreeMap::new(),
+            under_way: None,
+            taking_back: None,
             told,
         })
     }
@@ -243,7 +251,31 @@ impl Session {
     /// `statement_timeout`, if set.
     #[must_use]
     pub fn statement_timeout(&self) -> Option<Duration> {
-        self.settings.statement_timeout()
+        self.settings.time("statement_timeout")
+    }
+
+    /// Whether a statement goes on until its client ends it: a time limit is not for it.
+    #[must_use]
+    pub fn never_ends(&self, statement: &Statement) -> bool {
+        match statement {
+            Statement::Subscribe(_) => true,
+            Statement::Copy(copy) => matches!(copy.target, CopyTarget::Changes { .. }),
+            Statement::Execute { name, .. } => {
+                self.prepared.get(name).is_some_and(|(statement, _)| self.never_ends(statement))
+            }
+            _ => false,
+        }
+    }
+
+    /// How long the client may send nothing as the transaction stands, and what is wrong when it has.
+    #[must_use]
+    pub fn idle_limit(&self) -> Option<(Duration, SqlError)> {
+        let (name, state, what) = match self.transaction_status() {
+            TransactionStatus::Idle => ("idle_session_timeout", "57P05", "idle-session"),
+            _ => ("idle_in_transaction_session_timeout", "25P03", "idle-in-transaction"),
+        };
+        let error = || SqlError::new(state, format!("terminating connection due to {what} timeout"));
+        self.settings.time(name).map(|limit| (limit, error()))
     }
 
     /// The statements of a text.
@@ -263,11 +295,32 @@ impl Session {
             let message = "current transaction is aborted, commands ignored until end of transaction block";
             return Err(SqlError::new("25P02", message));
         }
+        if let Some(taking_back) = &mut self.taking_back {
+            // It tells the log itself if it fails.
+            let _ = taking_back.await;
+            self.taking_back = None;
+        }
         let result = Box::pin(self.dispatch(statement, parameters)).await;
         if result.is_err() {
             self.fail();
         }
         result
+    }
+
+    /// A statement failed, or was cancelled: what it defined and still waited for is taken back. A client that leaves, or a
+    /// server that ends, cancels nothing: the definition stays.
+    pub fn fail(&mut self) {
+        if let Some(open) = &mut self.transaction {
+            open.has_failed = true;
+        }
+        if let Some(under_way) = self.under_way.take() {
+            let shared = self.shared.clone();
+            self.taking_back = Some(tokio::spawn(async move {
+                if let Err(error) = under_way.take_back(&shared).await {
+                    tracing::error!(%error, "the definition of a cancelled statement could not be taken back");
+                }
+            }));
+        }
     }
 
     async fn dispatch(&mut self, statement: &Statement, parameters: &[Parameter]) -> Result<Response, SqlError> {
@@ -276,6 +329,8 @@ impl Session {
             Statement::CreateTable(create) => self.create_table(create).await,
             Statement::CreateMaterializedView(create) => self.create_materialized_view(create).await,
             Statement::CreateView(create) => self.create_view(create).await,
+            Statement::Alter(alter) => self.alter(alter).await,
+            Statement::CancelJobs(ids) => self.cancel_jobs(ids).await,
             Statement::Drop(drop) => self.drop_relations(drop).await,
             Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
                 self.write(statement, parameters).await
@@ -336,9 +391,14 @@ impl Session {
     async fn wait(&mut self) -> Result<Response, SqlError> {
         let catalog = self.shared.catalogs.current();
         for relation in catalog.relations().filter(|relation| relation.materialized().is_some()) {
-            let ready = self.shared.engine.wait_ready(relation.id).await;
-            ready.map_err(|error| engine_error(&error))?;
+            match self.shared.engine.wait_ready(relation.id).await {
+                // Dropped, or given up, meanwhile.
+                Ok(()) | Err(EngineError::UnknownRelation(_)) => {}
+                Err(error) => return Err(engine_error(&error)),
+            }
         }
+        let roots: Vec<_> = catalog.replacements().map(|(root, _)| root).collect();
+        self.shared.engine.wait_replaced(&roots).await.map_err(|error| engine_error(&error))?;
         Ok(Response::done("WAIT"))
     }
 

@@ -1,4 +1,7 @@
-//! Settings of a session: PostgreSQL's that clients set or read, and RisingWave's, which are accepted and change nothing.
+//! Settings of a session: PostgreSQL's that clients set or read, and RisingWave's.
+//!
+//! A setting has its meaning here, or the values that would mean something are refused by name: what is taken without effect
+//! asks for what holds anyway, or for a way of running that gives the same rows.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,6 +36,16 @@ enum Rule {
     Isolation,
     /// A number within bounds.
     Integer(i64, i64),
+    /// One of these words, shown as given.
+    Words(&'static [&'static str]),
+    /// `true` or `false`, as RisingWave shows them.
+    TrueFalse,
+    /// `default`, a number, or one of RisingWave's words for how many threads.
+    Parallelism,
+    /// The default and `default`; other values are refused, with what to do instead.
+    OnlyDefault(&'static str),
+    /// `default` or rows per second; 0 is a pause.
+    Rate,
 }
 
 const fn known(name: &'static str, default: &'static str, rule: Rule, description: &'static str) -> Known {
@@ -53,7 +66,13 @@ const KNOWN: &[Known] = &[
     known("default_transaction_isolation", "repeatable read", Rule::Isolation, "Of transactions that do not name one."),
     known("default_transaction_read_only", "off", Rule::Boolean, NO_EFFECT),
     known("extra_float_digits", "1", Rule::Integer(-15, 3), "Floats are always shown exactly."),
-    known("idle_in_transaction_session_timeout", "0", Rule::Time, NO_EFFECT),
+    known(
+        "idle_in_transaction_session_timeout",
+        "0",
+        Rule::Time,
+        "A client that sends nothing for longer inside a transaction is disconnected; 0 is never.",
+    ),
+    known("idle_session_timeout", "0", Rule::Time, "The same outside of transactions."),
     known("in_hot_standby", "off", Rule::Fixed, "Never."),
     known("integer_datetimes", "on", Rule::Fixed, "Always."),
     known("intervalstyle", "postgres", Rule::OneOf(&["postgres"]), "How intervals are shown."),
@@ -61,7 +80,7 @@ const KNOWN: &[Known] = &[
     known("lc_collate", "C", Rule::Fixed, "Text is ordered by its bytes."),
     known("lc_ctype", "C.UTF-8", Rule::Fixed, "Character classes."),
     known("lc_messages", "C", Rule::Any, NO_EFFECT),
-    known("lock_timeout", "0", Rule::Time, NO_EFFECT),
+    known("lock_timeout", "0", Rule::Time, "No lock is held between statements, so none is waited for."),
     known("max_identifier_length", "249", Rule::Fixed, "Kafka's limit of a topic's name."),
     known("role", "none", Rule::Any, NO_EFFECT),
     known("row_security", "on", Rule::Boolean, NO_EFFECT),
@@ -87,33 +106,47 @@ const KNOWN: &[Known] = &[
     known("work_mem", "4MB", Rule::Any, NO_EFFECT),
     known("synchronous_commit", "on", Rule::Any, "Every acknowledgement waits for the disk."),
     // RisingWave's.
-    known("arrangement_backfill_parallelism", "default", Rule::Any, NO_EFFECT),
-    known("backfill_rate_limit", "default", Rule::Any, NO_EFFECT),
-    known("batch_enable_distributed_dml", "false", Rule::Any, NO_EFFECT),
-    known("batch_parallelism", "default", Rule::Any, NO_EFFECT),
-    known("create_compaction_group_for_mv", "false", Rule::Any, NO_EFFECT),
-    known("dml_rate_limit", "default", Rule::Any, NO_EFFECT),
-    known("enable_join_ordering", "true", Rule::Any, NO_EFFECT),
-    known("enable_share_plan", "true", Rule::Any, NO_EFFECT),
-    known("enable_two_phase_agg", "true", Rule::Any, NO_EFFECT),
-    known("implicit_flush", "true", Rule::Any, "A session always sees its own writes."),
-    known("query_epoch", "0", Rule::Any, NO_EFFECT),
-    known("query_mode", "auto", Rule::Any, NO_EFFECT),
-    known("rw_enable_join_ordering", "true", Rule::Any, NO_EFFECT),
-    known("rw_enable_share_plan", "true", Rule::Any, NO_EFFECT),
-    known("rw_enable_two_phase_agg", "true", Rule::Any, NO_EFFECT),
-    known("rw_force_two_phase_agg", "false", Rule::Any, NO_EFFECT),
-    known("rw_implicit_flush", "true", Rule::Any, "A session always sees its own writes."),
-    known("rw_streaming_enable_delta_join", "false", Rule::Any, NO_EFFECT),
-    known("sink_decouple", "default", Rule::Any, NO_EFFECT),
-    known("source_rate_limit", "default", Rule::Any, NO_EFFECT),
-    known("streaming_enable_arrangement_backfill", "true", Rule::Any, NO_EFFECT),
-    known("streaming_enable_bushy_join", "true", Rule::Any, NO_EFFECT),
-    known("streaming_parallelism", "default", Rule::Any, NO_EFFECT),
-    known("streaming_rate_limit", "default", Rule::Any, NO_EFFECT),
-    known("streaming_use_arrangement_backfill", "true", Rule::Any, NO_EFFECT),
-    known("streaming_use_shared_source", "true", Rule::Any, NO_EFFECT),
-    known("visibility_mode", "default", Rule::Any, NO_EFFECT),
+    known("arrangement_backfill_parallelism", "default", Rule::Parallelism, NO_EFFECT),
+    known("backfill_rate_limit", "default", Rule::Rate, "Rows per second that a new view reads of its history."),
+    known("batch_enable_distributed_dml", "false", Rule::TrueFalse, NO_EFFECT),
+    known("batch_parallelism", "default", Rule::Parallelism, NO_EFFECT),
+    known("create_compaction_group_for_mv", "false", Rule::TrueFalse, NO_EFFECT),
+    known("dml_rate_limit", "default", Rule::OnlyDefault("Send fewer rows at once."), NO_EFFECT),
+    known("enable_join_ordering", "true", Rule::TrueFalse, NO_EFFECT),
+    known("enable_share_plan", "true", Rule::TrueFalse, NO_EFFECT),
+    known("enable_two_phase_agg", "true", Rule::TrueFalse, NO_EFFECT),
+    known("implicit_flush", "true", Rule::TrueFalse, "A session always sees its own writes."),
+    known("query_epoch", "0", Rule::OnlyDefault("A SELECT reads the newest version."), NO_EFFECT),
+    known("query_mode", "auto", Rule::Words(&["auto", "local", "distributed"]), "Queries run in this process."),
+    known("rw_enable_join_ordering", "true", Rule::TrueFalse, NO_EFFECT),
+    known("rw_enable_share_plan", "true", Rule::TrueFalse, NO_EFFECT),
+    known("rw_enable_two_phase_agg", "true", Rule::TrueFalse, NO_EFFECT),
+    known("rw_force_two_phase_agg", "false", Rule::TrueFalse, NO_EFFECT),
+    known("rw_implicit_flush", "true", Rule::TrueFalse, "A session always sees its own writes."),
+    known("rw_streaming_enable_delta_join", "false", Rule::TrueFalse, NO_EFFECT),
+    known("sink_decouple", "default", Rule::Words(&["default", "true", "false", "enable", "disable"]), NO_EFFECT),
+    known("source_rate_limit", "default", Rule::OnlyDefault("Sources are read as fast as views keep up."), NO_EFFECT),
+    known("streaming_enable_arrangement_backfill", "true", Rule::TrueFalse, NO_EFFECT),
+    known("streaming_enable_bushy_join", "true", Rule::TrueFalse, NO_EFFECT),
+    known("streaming_enable_delta_join", "false", Rule::TrueFalse, NO_EFFECT),
+    known("streaming_enable_unaligned_join", "false", Rule::TrueFalse, NO_EFFECT),
+    known("streaming_parallelism", "default", Rule::Parallelism, NO_EFFECT),
+    known("streaming_parallelism_for_backfill", "default", Rule::Parallelism, NO_EFFECT),
+    known("streaming_parallelism_for_index", "default", Rule::Parallelism, NO_EFFECT),
+    known("streaming_parallelism_for_materialized_view", "default", Rule::Parallelism, NO_EFFECT),
+    known("streaming_parallelism_for_sink", "default", Rule::Parallelism, NO_EFFECT),
+    known("streaming_parallelism_for_source", "default", Rule::Parallelism, NO_EFFECT),
+    known("streaming_parallelism_for_table", "default", Rule::Parallelism, NO_EFFECT),
+    known("streaming_rate_limit", "default", Rule::OnlyDefault("Use backfill_rate_limit."), NO_EFFECT),
+    known("streaming_use_arrangement_backfill", "true", Rule::TrueFalse, NO_EFFECT),
+    known("streaming_use_shared_source", "true", Rule::TrueFalse, NO_EFFECT),
+    known("streaming_use_snapshot_backfill", "true", Rule::TrueFalse, NO_EFFECT),
+    known(
+        "visibility_mode",
+        "default",
+        Rule::Words(&["default", "all", "checkpoint"]),
+        "A SELECT sees all that was acknowledged.",
+    ),
 ];
 
 /// ParameterStatus: PostgreSQL's spelling, and the setting.
@@ -171,13 +204,13 @@ impl Settings {
         Ok(notice)
     }
 
-    /// `options` of the startup packet: `-c name=value ...`.
+    /// `options` of the startup packet: `-c name=value ...`; a backslash keeps a space in a value.
     pub(crate) fn set_options(&mut self, text: &str) -> Result<(), SqlError> {
-        let mut words = text.split_whitespace();
+        let mut words = option_words(text).into_iter();
         while let Some(word) = words.next() {
-            let pair = match word {
+            let pair = match word.as_str() {
                 "-c" => words.next().unwrap_or_default(),
-                _ => word.strip_prefix("-c").or_else(|| word.strip_prefix("--")).unwrap_or(word),
+                _ => word.strip_prefix("-c").or_else(|| word.strip_prefix("--")).unwrap_or(&word).to_owned(),
             };
             let bad = || SqlError::new("42601", format!("invalid startup option \"{word}\""));
             let (name, value) = pair.split_once('=').ok_or_else(bad)?;
@@ -202,9 +235,10 @@ impl Settings {
         REPORTED.iter().map(|(shown, name)| (*shown, self.values[name].clone())).collect()
     }
 
-    pub(crate) fn statement_timeout(&self) -> Option<Duration> {
-        let ms = self.values["statement_timeout"].as_str();
-        milliseconds(ms).filter(|ms| *ms > 0).map(Duration::from_millis)
+    /// A time that is set, and not 0.
+    pub(crate) fn time(&self, name: &str) -> Option<Duration> {
+        let ms = milliseconds(self.values.get(name)?);
+        ms.filter(|ms| *ms > 0).map(Duration::from_millis)
     }
 
     pub(crate) fn is_on(&self, name: &str) -> bool {
@@ -231,8 +265,47 @@ impl Known {
                 _ => return Err(bad()),
             },
             Rule::Time => {
-                milliseconds(value).ok_or_else(bad)?;
-                value.to_owned()
+                let units = "Valid units are \"us\", \"ms\", \"s\", \"min\", \"h\", and \"d\".";
+                let ms = milliseconds(value).ok_or_else(|| bad().with_hint(units))?;
+                if ms > MS_MAX {
+                    return Err(bad().with_hint(format!("Valid range is 0 .. {MS_MAX} ms.")));
+                }
+                shown_time(ms)
+            }
+            Rule::Words(words) => {
+                let value = value.to_lowercase();
+                if !words.contains(&value.as_str()) {
+                    return Err(bad().with_hint(format!("Available values: {}.", words.join(", "))));
+                }
+                value
+            }
+            Rule::TrueFalse => match value.to_lowercase().as_str() {
+                "on" | "true" | "t" | "yes" | "y" | "1" => "true".to_owned(),
+                "off" | "false" | "f" | "no" | "n" | "0" => "false".to_owned(),
+                "default" => self.default.to_owned(),
+                _ => return Err(bad()),
+            },
+            Rule::Parallelism => {
+                let value = value.to_lowercase();
+                let is_word = ["default", "auto", "adaptive"].contains(&value.as_str())
+                    || ["ratio(", "bounded("].iter().any(|word| value.starts_with(word) && value.ends_with(')'));
+                if !is_word && value.parse::<u64>().is_err() {
+                    return Err(bad().with_hint("Give a number, default or adaptive."));
+                }
+                value
+            }
+            Rule::OnlyDefault(_) if value.eq_ignore_ascii_case(self.default) => self.default.to_owned(),
+            Rule::OnlyDefault(_) if value.eq_ignore_ascii_case("default") => self.default.to_owned(),
+            Rule::OnlyDefault(hint) => {
+                let message = format!("parameter \"{}\" with the value {value} is not supported", self.name);
+                return Err(SqlError::not_supported(message).with_hint(hint));
+            }
+            Rule::Rate => {
+                let value = value.to_lowercase();
+                if value != "default" && value.parse::<u32>().is_err() {
+                    return Err(bad().with_hint("Give rows per second, 0 for a pause, or default for no limit."));
+                }
+                value
             }
             Rule::OneOf(allowed) => {
                 if !allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(value)) {
@@ -268,20 +341,57 @@ impl Known {
     }
 }
 
-/// `250`, `5s`, `2 min`.
+/// The most that a time can be: PostgreSQL's.
+const MS_MAX: u64 = i32::MAX as u64;
+
+/// `250`, `5s`, `2 min`, `1.5h`, `800us`: rounded to milliseconds, as PostgreSQL rounds.
 fn milliseconds(text: &str) -> Option<u64> {
     let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().ok()?;
-    let factor = match text[digits..].trim() {
-        "" | "ms" => 1,
-        "s" => 1000,
-        "min" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..end].parse().ok()?;
+    let factor = match text[end..].trim() {
+        "" | "ms" => 1.0,
+        "us" => 0.001,
+        "s" => 1000.0,
+        "min" => 60_000.0,
+        "h" => 3_600_000.0,
+        "d" => 86_400_000.0,
         _ => return None,
     };
-    number.checked_mul(factor)
+    let ms = (number * factor).round_ties_even();
+    // As large as it gets: what is beyond the range stays beyond it.
+    Some(if ms >= 1e15 { 1_000_000_000_000_000 } else { ms as u64 })
+}
+
+/// In the largest unit that is exact, as PostgreSQL shows it.
+fn shown_time(ms: u64) -> String {
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s")];
+    match units.into_iter().find(|(factor, _)| ms > 0 && ms % factor == 0) {
+        Some((factor, unit)) => format!("{}{unit}", ms / factor),
+        None if ms == 0 => "0".to_owned(),
+        None => format!("{ms}ms"),
+    }
+}
+
+/// Parted at spaces that have no backslash before them.
+fn option_words(text: &str) -> Vec<String> {
+    let (mut words, mut word, mut is_inside) = (Vec::new(), String::new(), false);
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        if character.is_whitespace() {
+            if is_inside {
+                words.push(std::mem::take(&mut word));
+            }
+            is_inside = false;
+            continue;
+        }
+        is_inside = true;
+        word.push(if character == '\\' { characters.next().unwrap_or(character) } else { character });
+    }
+    if is_inside {
+        words.push(word);
+    }
+    words
 }
 
 #[cfg(test)]
@@ -292,7 +402,7 @@ mod tests {
     fn settings_are_checked_and_reset() {
         let mut settings = Settings::new("0.1.0", "root");
         settings.set("statement_timeout", Some("5s")).expect("a time");
-        assert_eq!(settings.statement_timeout(), Some(Duration::from_secs(5)));
+        assert_eq!(settings.time("statement_timeout"), Some(Duration::from_secs(5)));
         assert_eq!(settings.set("no_such", Some("1")).expect_err("unknown").sqlstate, "42704");
         assert_eq!(settings.set("background_ddl", Some("maybe")).expect_err("not a boolean").sqlstate, "22023");
         assert_eq!(settings.set("server_version", Some("9")).expect_err("fixed").sqlstate, "55P02");
@@ -301,6 +411,61 @@ mod tests {
         settings.set_options("-c extra_float_digits=3 --background-ddl=on").expect("options");
         assert!(settings.is_on("background_ddl"));
         settings.reset_all();
-        assert_eq!(settings.statement_timeout(), None);
+        assert_eq!(settings.time("statement_timeout"), None);
+    }
+
+    #[test]
+    fn times_are_read_and_shown_as_postgresql_does() {
+        let mut settings = Settings::new("0.1.0", "root");
+        for (given, shown) in [
+            ("5000", "5s"),
+            ("1500", "1500ms"),
+            ("1.5 s", "1500ms"),
+            ("90min", "90min"),
+            ("120min", "2h"),
+            ("800us", "1ms"),
+            ("400us", "0"),
+            ("0", "0"),
+            ("2147483647", "2147483647ms"),
+        ] {
+            settings.set("statement_timeout", Some(given)).expect(given);
+            assert_eq!(settings.get("statement_timeout").expect("known"), shown, "{given}");
+        }
+        for wrong in ["2147483648", "-1", "1 week", "", "s", "1..5", "30d"] {
+            let error = settings.set("statement_timeout", Some(wrong)).expect_err(wrong);
+            assert_eq!(error.sqlstate, "22023", "{wrong}");
+            assert!(error.hint.is_some(), "{wrong}");
+        }
+        settings.set_options("-c statement_timeout=250  --application-name=two\\ words").expect("options");
+        assert_eq!(settings.time("statement_timeout"), Some(Duration::from_millis(250)));
+        assert_eq!(settings.get("application_name").expect("known"), "two words");
+    }
+
+    #[test]
+    fn settings_of_risingwave_mean_something_or_are_refused() {
+        let mut settings = Settings::new("0.1.0", "root");
+        for (name, value) in [
+            ("streaming_parallelism", "4"),
+            ("streaming_parallelism_for_table", "adaptive"),
+            ("rw_implicit_flush", "true"),
+            ("implicit_flush", "off"),
+            ("query_mode", "LOCAL"),
+            ("visibility_mode", "checkpoint"),
+            ("backfill_rate_limit", "1000"),
+            ("query_epoch", "0"),
+        ] {
+            settings.set(name, Some(value)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        for (name, value, state) in [
+            ("query_epoch", "12345", "0A000"),
+            ("dml_rate_limit", "10", "0A000"),
+            ("streaming_rate_limit", "10", "0A000"),
+            ("query_mode", "sideways", "22023"),
+            ("streaming_parallelism", "many", "22023"),
+            ("backfill_rate_limit", "-5", "22023"),
+            ("rw_implicit_flush", "perhaps", "22023"),
+        ] {
+            assert_eq!(settings.set(name, Some(value)).expect_err(name).sqlstate, state, "{name}");
+        }
     }
 }

@@ -93,7 +93,7 @@ impl Shared {
         Shared {
             acknowledged,
             engine: parts.engine,
-            tables: parts.tables,
+            tables: parts.tables.on_threads(queries.handle().clone()),
             catalogs: parts.catalogs,
             options,
             version: parts.version,

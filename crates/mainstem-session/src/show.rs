@@ -44,6 +44,7 @@ impl Session {
             Statement::ShowVariable(name) => Some(text_schema(&[shown_name(name)])),
             Statement::ShowObjects { kind, .. } => Some(text_schema(columns_of(*kind))),
             Statement::ShowCreate { .. } => Some(text_schema(&CREATED)),
+            Statement::CancelJobs(_) => Some(text_schema(&["Id"])),
             Statement::Describe(_) => Some(text_schema(&DESCRIBED)),
             _ => None,
         }
@@ -78,7 +79,7 @@ impl Session {
         }
         let catalog = self.shared.catalogs.current();
         let noun = |wanted: &str| -> Vec<Vec<String>> {
-            let of_kind = catalog.relations().filter(|relation| relation.kind.noun() == wanted);
+            let of_kind = catalog.named_relations().filter(|relation| relation.kind.noun() == wanted);
             of_kind.map(|relation| vec![relation.name.clone()]).collect()
         };
         let mut rows = match kind {

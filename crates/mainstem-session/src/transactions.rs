@@ -82,13 +82,6 @@ impl Session {
         }
     }
 
-    /// A statement failed, or was cancelled while its rows were sent.
-    pub fn fail(&mut self) {
-        if let Some(open) = &mut self.transaction {
-            open.has_failed = true;
-        }
-    }
-
     pub(crate) fn begin(&mut self, modes: TransactionModes) -> Result<Response, SqlError> {
         if self.transaction.as_ref().is_some_and(|open| !open.is_implicit) {
             let notice = SqlError::new("25001", "there is already a transaction in progress");
@@ -132,8 +125,13 @@ impl Session {
                 self.acknowledge(cut);
                 Ok(())
             }
-            Err(error) => {
+            Err(mut error) => {
                 self.settings = open.before;
+                // A table that it wrote to has been dropped, or has changed hands.
+                if error.sqlstate == "42P01" {
+                    error.sqlstate = "40001";
+                    error.detail.get_or_insert_with(|| "A table was altered or dropped meanwhile.".to_owned());
+                }
                 Err(error)
             }
         }

@@ -26,7 +26,7 @@ pub use graph::{
 };
 pub use parse::{parse, parse_expression, parse_query};
 pub use plan::{
-    Emit, Purpose, QueryPlan, ViewPlan, at_time, output_names, plan_query, plan_view, planning_state, rewrite_query,
-    rewrite_windows, session_config, session_state_builder,
+    Emit, Purpose, QueryPlan, ViewPlan, at_time, constant, output_names, plan_query, plan_view, planning_state,
+    rewrite_query, rewrite_windows, session_config, session_state_builder,
 };
 pub use statement::{QualifiedName, Statement};

@@ -36,6 +36,10 @@ pub enum Statement {
     CreateMaterializedView(CreateMaterializedView),
     /// `CREATE VIEW`
     CreateView(CreateView),
+    /// `ALTER kind name ...`
+    Alter(Alter),
+    /// `CANCEL JOBS ids`
+    CancelJobs(Vec<u32>),
     /// `DROP SOURCE | TABLE | VIEW | MATERIALIZED VIEW`
     Drop(DropRelations),
     /// `INSERT`
@@ -273,6 +277,8 @@ pub struct CreateTable {
 pub struct CreateMaterializedView {
     /// Its name.
     pub name: QualifiedName,
+    /// `OR REPLACE`
+    pub or_replace: bool,
     /// `IF NOT EXISTS`
     pub if_not_exists: bool,
     /// Names for the first columns.
@@ -300,6 +306,8 @@ impl CreateMaterializedView {
 pub struct CreateView {
     /// Its name.
     pub name: QualifiedName,
+    /// `OR REPLACE`
+    pub or_replace: bool,
     /// `IF NOT EXISTS`
     pub if_not_exists: bool,
     /// Names for the first columns.
@@ -308,6 +316,67 @@ pub struct CreateView {
     pub query: Box<Query>,
     /// The statement's text.
     pub sql: String,
+}
+
+/// `ALTER`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Alter {
+    /// `ADD COLUMN`
+    AddColumn(AddColumn),
+    /// `RENAME TO`
+    Rename(Rename),
+    /// `SET BACKFILL_RATE_LIMIT`, `PAUSE BACKFILL`, `RESUME BACKFILL` of a materialized view.
+    Backfill {
+        /// Which view.
+        name: QualifiedName,
+        /// `IF EXISTS`
+        if_exists: bool,
+        /// From now on.
+        rate: BackfillRate,
+    },
+}
+
+/// How fast a new view reads its history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackfillRate {
+    /// Not at all.
+    Paused,
+    /// At most so many rows per second.
+    RowsPerSecond(u32),
+    /// As fast as it can.
+    Resumed,
+}
+
+/// `ALTER TABLE | SOURCE [IF EXISTS] name ADD [COLUMN] [IF NOT EXISTS] column`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddColumn {
+    /// A table or a source.
+    pub kind: RelationNoun,
+    /// Which.
+    pub name: QualifiedName,
+    /// `IF EXISTS`
+    pub if_exists: bool,
+    /// `IF NOT EXISTS`
+    pub if_not_exists: bool,
+    /// The column.
+    pub column: ColumnDefinition,
+    /// The column's text.
+    pub text: String,
+    /// Where it stands.
+    pub position: usize,
+}
+
+/// `ALTER kind [IF EXISTS] name RENAME TO name`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rename {
+    /// What it must be.
+    pub kind: RelationNoun,
+    /// Which.
+    pub name: QualifiedName,
+    /// `IF EXISTS`
+    pub if_exists: bool,
+    /// Its name from now on.
+    pub to: Ident,
 }
 
 /// `DROP kind [IF EXISTS] names [CASCADE | RESTRICT]`

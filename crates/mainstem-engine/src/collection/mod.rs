@@ -5,12 +5,14 @@
 //! begin the row's bytes (the key columns are put first, see [`Layout`]).
 //!
 //! Each applied delta becomes a chunk; neighbours of like size are merged, so that there are about log(n) chunks and an
-//! entry is copied about log(n) times. Versions share chunks, so a long scan costs the lane nothing.
+//! entry is copied about log(n) times. Versions share chunks, so a long scan costs the lane nothing. With a space, chunks are
+//! written to the store once, block by block, and read again on demand.
 //!
 //! Always true here: the entries of a chunk are sorted, distinct and of weight not zero; a row's weights over the chunks of
 //! a version add up to its multiplicity, never below zero; with key columns there is at most one row per key, and the newest
 //! chunk that knows a key knows its row.
 
+mod block;
 mod chunk;
 mod scan;
 #[cfg(test)]
@@ -20,12 +22,18 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
+use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::Kept;
 use crate::delta::{Delta, EncodedRows, RowKeys};
 use crate::error::EngineError;
 use crate::input_log::Cut;
-use chunk::Chunk;
+use crate::lane::ViewState;
+use crate::state::{Layers, Space};
+use chunk::{Chunk, Entry, Home};
 
+pub(crate) use block::Block;
+pub(crate) use chunk::ChunkState;
 pub use scan::{Deltas, Scan};
 
 /// What identifies a row.
@@ -110,6 +118,16 @@ pub struct Collection {
     chunks: Vec<Arc<Chunk>>,
     len: u64,
     current: Arc<Version>,
+    /// Where chunks go; none: they stay in memory.
+    space: Option<Space>,
+    next_chunk: u64,
+}
+
+/// What a checkpoint knows of a collection: its chunks, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ContentState {
+    chunks: Vec<ChunkState>,
+    next_chunk: u64,
 }
 
 /// The content of a relation as of a cut. Immutable and cheap to keep.
@@ -136,17 +154,66 @@ impl Collection {
     pub fn try_new(schema: SchemaRef, key: KeyKind) -> Result<Collection, EngineError> {
         let layout = Arc::new(Layout::new(schema, key)?);
         let current = Version { cut: Cut::ZERO, layout: layout.clone(), chunks: Vec::new(), len: 0 };
-        Ok(Collection { layout, cut: Cut::ZERO, chunks: Vec::new(), len: 0, current: Arc::new(current) })
+        let (chunks, current) = (Vec::new(), Arc::new(current));
+        Ok(Collection { layout, cut: Cut::ZERO, chunks, len: 0, current, space: None, next_chunk: 1 })
+    }
+
+    /// An empty one keeps its chunks in the space of an owner from now on; with what a checkpoint had of it (as of `cut`),
+    /// it is no longer empty. Nothing of the content is read.
+    pub(crate) fn attach(&mut self, layers: &Arc<Layers>, cut: Cut, state: &ContentState) -> Result<(), EngineError> {
+        let space = Space::of_content(layers.clone());
+        forget_others(&space, state)?;
+        self.next_chunk = state.next_chunk.max(1);
+        self.chunks = state.chunks.iter().map(|chunk| Arc::new(Chunk::stored(space.clone(), *chunk))).collect();
+        let len: i64 = self.chunks.iter().map(|chunk| chunk.weight()).sum();
+        self.len =
+            u64::try_from(len).map_err(|_| EngineError::State("a collection of less than no rows".to_owned()))?;
+        self.space = Some(space);
+        self.cut = cut;
+        self.renew();
+        Ok(())
+    }
+
+    /// Memory of what is not in its space yet, in bytes.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk.held_bytes()).sum()
+    }
+
+    /// Where its owner's keys are, if it is attached.
+    pub(crate) fn layers(&self) -> Option<&Arc<Layers>> {
+        self.space.as_ref().map(Space::layers)
+    }
+
+    /// What a checkpoint keeps of it; its space has all chunks after this.
+    pub(crate) fn keep(&self, view: Option<ViewState>) -> Option<Kept> {
+        let generation = self.layers()?.owner().generation;
+        Some(Kept { generation, cut: self.cut, content: self.flush(), view })
+    }
+
+    /// Its space has all chunks after this; what a checkpoint is to keep of it.
+    fn flush(&self) -> ContentState {
+        let chunks = self.chunks.iter().filter_map(|chunk| chunk.store()).collect();
+        ContentState { chunks, next_chunk: self.next_chunk }
+    }
+
+    fn home(&mut self) -> Option<Home> {
+        let space = self.space.clone()?;
+        self.next_chunk += 1;
+        Some(Home { space, chunk: self.next_chunk - 1 })
     }
 
     /// Adds the rows with their weights. The delta need not be consolidated. The collection then stands at `cut`.
     pub fn apply(&mut self, cut: Cut, delta: &Delta) {
-        let chunk = Chunk::of_delta(&self.layout, delta);
+        let home = self.home();
+        let chunk = Chunk::of_delta(&self.layout, delta, home);
         self.cut = cut;
         if !chunk.is_empty() {
             self.len =
                 self.len.checked_add_signed(chunk.weight()).expect("a collection holds no row less than zero times");
             self.push(Arc::new(chunk));
+        }
+        if self.space.as_ref().is_some_and(|space| self.held_bytes() > space.content_limits().1) {
+            self.flush();
         }
         self.renew();
     }
@@ -157,7 +224,8 @@ impl Collection {
         while let [.., older, newer] = self.chunks.as_slice()
             && older.len() < 2 * newer.len()
         {
-            let merged = Chunk::merge(older, newer);
+            let (older, newer) = (older.clone(), newer.clone());
+            let merged = Chunk::merge(&older, &newer, self.home());
             self.chunks.truncate(self.chunks.len() - 2);
             if !merged.is_empty() {
                 self.chunks.push(Arc::new(merged));
@@ -185,17 +253,26 @@ impl Collection {
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
+}
 
-    /// Puts back a chunk that [`Version::save`] wrote, in the order in which they were written.
-    pub(crate) fn restore_chunk(&mut self, cut: Cut, bytes: &[u8]) -> Result<(), EngineError> {
-        let chunk = Chunk::decode(bytes).map_err(EngineError::State)?;
-        let len = self.len as i64 + chunk.weight();
-        self.len =
-            u64::try_from(len).map_err(|_| EngineError::State("a collection of less than no rows".to_owned()))?;
-        self.cut = cut;
-        self.chunks.push(Arc::new(chunk));
-        self.renew();
-        Ok(())
+/// Removes chunks that the checkpoint does not have: readers held them when it was taken.
+fn forget_others(space: &Space, state: &ContentState) -> Result<(), EngineError> {
+    let mut from = 0_u64;
+    loop {
+        let mut found = None;
+        space.scan_from(&from.to_be_bytes(), &mut |key, _| {
+            found = key.first_chunk::<8>().map(|chunk| u64::from_be_bytes(*chunk));
+            false
+        })?;
+        let Some(chunk) = found else { return Ok(()) };
+        if !state.chunks.iter().any(|known| known.chunk == chunk) {
+            let mut keys = Vec::new();
+            let prefix = chunk.to_be_bytes();
+            space.scan(&prefix, &mut |rest, _| keys.push([&prefix[..], rest].concat()))?;
+            keys.iter().for_each(|key| space.delete(key));
+        }
+        let Some(next) = chunk.checked_add(1) else { return Ok(()) };
+        from = next;
     }
 }
 
@@ -272,7 +349,7 @@ impl Version {
     /// The row of a key ([`Version::key_of`]), as a batch of one row.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<RecordBatch> {
-        self.find(key).map(|row| self.layout.decode([row].into_iter()))
+        self.find(key).map(|entry| self.layout.decode([entry.row()].into_iter()))
     }
 
     /// The rows of many keys: a batch of those that are there, and for each key its row in the batch.
@@ -280,29 +357,22 @@ impl Version {
         let mut found = Vec::new();
         let mut places = Vec::new();
         for key in keys {
-            places.push(self.find(key).map(|row| {
-                found.push(row);
+            places.push(self.find(key).map(|entry| {
+                found.push(entry);
                 found.len() - 1
             }));
         }
-        (self.layout.decode(found.into_iter()), places)
+        (self.layout.decode(found.iter().map(Entry::row)), places)
     }
 
-    fn find(&self, key: &[u8]) -> Option<&[u8]> {
+    fn find(&self, key: &[u8]) -> Option<Entry> {
         match self.layout.key {
             KeyKind::Columns(_) => self.chunks.iter().rev().find_map(|chunk| chunk.newest(key)).flatten(),
             KeyKind::WholeRow => {
-                let weight: i64 = self.chunks.iter().map(|chunk| chunk.weight_of(key)).sum();
-                let mut chunks = self.chunks.iter();
-                if weight > 0 { chunks.find_map(|chunk| chunk.row(key)) } else { None }
+                let entries: Vec<Entry> = self.chunks.iter().filter_map(|chunk| chunk.row(key)).collect();
+                let weight: i64 = entries.iter().map(Entry::weight).sum();
+                if weight > 0 { entries.into_iter().next() } else { None }
             }
-        }
-    }
-
-    /// Writes the entries, chunk by chunk, in our own encoding; see [`Collection`]'s restoring.
-    pub(crate) fn save(&self, out: &mut dyn FnMut(&[u8])) {
-        for chunk in &self.chunks {
-            out(&chunk.encode());
         }
     }
 }

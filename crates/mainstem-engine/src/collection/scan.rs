@@ -6,40 +6,26 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
 
 use super::Layout;
-use super::chunk::Chunk;
+use super::chunk::{Chunk, Cursor, Entry};
 use crate::delta::Delta;
-
-#[derive(Debug)]
-struct Cursor {
-    chunk: Arc<Chunk>,
-    sign: i64,
-    next: usize,
-}
-
-impl Cursor {
-    fn key(&self) -> &[u8] {
-        self.chunk.key(self.next)
-    }
-}
 
 /// Entries of several chunks in order, equal rows added up, zeros left out.
 #[derive(Debug)]
 struct Merge {
-    /// Cursors that have entries left.
-    cursors: Vec<Cursor>,
+    /// Cursors that have entries left, each with the sign of its weights.
+    cursors: Vec<(Cursor, i64)>,
 }
 
-/// An entry of a merge: a row by chunk and place, and its weight.
+/// An entry of a merge: a row and its weight.
 struct Merged {
-    chunk: Arc<Chunk>,
-    entry: usize,
+    entry: Entry,
     weight: i64,
 }
 
 impl Merge {
     fn new(chunks: Vec<(Arc<Chunk>, i64)>) -> Merge {
-        let cursors = chunks.into_iter().map(|(chunk, sign)| Cursor { chunk, sign, next: 0 });
-        Merge { cursors: cursors.filter(|cursor| !cursor.chunk.is_empty()).collect() }
+        let cursors = chunks.into_iter().map(|(chunk, sign)| (Cursor::new(chunk), sign));
+        Merge { cursors: cursors.filter(|(cursor, _)| cursor.entry().is_some()).collect() }
     }
 }
 
@@ -48,25 +34,23 @@ impl Iterator for Merge {
 
     fn next(&mut self) -> Option<Merged> {
         loop {
-            let mut least: Option<usize> = None;
-            for (index, cursor) in self.cursors.iter().enumerate() {
-                if least.is_none_or(|least| cursor.key() < self.cursors[least].key()) {
-                    least = Some(index);
-                }
+            fn row(of: &(Cursor, i64)) -> Option<&[u8]> {
+                of.0.entry().map(|(row, _)| row)
             }
-            let first = &self.cursors[least?];
-            let (chunk, entry) = (first.chunk.clone(), first.next);
-            let row = chunk.key(entry);
+            let least = self.cursors.iter().min_by(|a, b| row(a).cmp(&row(b)));
+            let entry = least?.0.take()?;
             let mut weight = 0;
-            self.cursors.retain_mut(|cursor| {
-                if cursor.key() == row {
-                    weight += cursor.sign * cursor.chunk.weight_at(cursor.next);
-                    cursor.next += 1;
+            self.cursors.retain_mut(|(cursor, sign)| {
+                if let Some((row, own)) = cursor.entry()
+                    && row == entry.row()
+                {
+                    weight += *sign * own;
+                    cursor.advance();
                 }
-                cursor.next < cursor.chunk.len()
+                cursor.entry().is_some()
             });
             if weight != 0 {
-                return Some(Merged { chunk, entry, weight });
+                return Some(Merged { entry, weight });
             }
         }
     }
@@ -81,7 +65,7 @@ pub struct Scan {
     schema: SchemaRef,
     batch_rows: usize,
     /// A row that did not fit the last batch, and how often it is still to come.
-    rest: Option<(Arc<Chunk>, usize, usize)>,
+    rest: Option<(Entry, usize)>,
 }
 
 impl Scan {
@@ -108,23 +92,23 @@ impl Scan {
         &self.schema
     }
 
-    /// The next rows, by chunk, place and count; fewer than `batch_rows` only at the end.
-    fn gather(&mut self) -> (Vec<(Arc<Chunk>, usize, usize)>, usize) {
+    /// The next rows, each with its count; fewer than `batch_rows` only at the end.
+    fn gather(&mut self) -> (Vec<(Entry, usize)>, usize) {
         let (mut runs, mut rows) = (Vec::new(), 0);
         while rows < self.batch_rows {
             let next = self.rest.take().or_else(|| {
                 self.merge.next().map(|merged| {
                     let count = usize::try_from(merged.weight).expect("a version holds no row less than zero times");
-                    (merged.chunk, merged.entry, count)
+                    (merged.entry, count)
                 })
             });
-            let Some((chunk, entry, count)) = next else { break };
+            let Some((entry, count)) = next else { break };
             let taken = count.min(self.batch_rows - rows);
             if taken < count {
-                self.rest = Some((chunk.clone(), entry, count - taken));
+                self.rest = Some((entry.clone(), count - taken));
             }
             rows += taken;
-            runs.push((chunk, entry, taken));
+            runs.push((entry, taken));
         }
         (runs, rows)
     }
@@ -145,7 +129,7 @@ impl Iterator for Scan {
             );
         }
         let bytes: Vec<&[u8]> =
-            runs.iter().flat_map(|(chunk, entry, count)| std::iter::repeat_n(chunk.key(*entry), *count)).collect();
+            runs.iter().flat_map(|(entry, count)| std::iter::repeat_n(entry.row(), *count)).collect();
         let batch = self.layout.decode(bytes.into_iter());
         Some(match &self.projection {
             None => batch,
@@ -177,7 +161,7 @@ impl Iterator for Deltas {
         if entries.is_empty() {
             return None;
         }
-        let rows = self.layout.decode(entries.iter().map(|merged| merged.chunk.key(merged.entry)));
+        let rows = self.layout.decode(entries.iter().map(|merged| merged.entry.row()));
         Some(Delta { rows, weights: entries.iter().map(|merged| merged.weight).collect() })
     }
 }

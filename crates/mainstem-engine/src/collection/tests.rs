@@ -2,10 +2,13 @@ use std::collections::BTreeMap;
 
 use arrow::array::{Array, AsArray, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type};
-use rand::rngs::StdRng;
+use mainstem_catalog::RelationId;
+use mainstem_state::open_memory;
+use rand::rngs::{SmallRng, StdRng};
 use rand::{Rng, SeedableRng};
 
 use super::*;
+use crate::state::{Owner, StateRoot};
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("name", DataType::Utf8, true), Field::new("id", DataType::Int64, false)]))
@@ -82,7 +85,7 @@ fn model_rows(model: &BTreeMap<i64, Option<String>>) -> BTreeMap<(i64, Option<St
 }
 
 #[test]
-fn rows_come_as_often_as_they_are_there_and_survive_being_saved() {
+fn rows_come_as_often_as_they_are_there() {
     let mut collection = Collection::new(schema(), KeyKind::WholeRow);
     let many = rows(&[(1, Some("a".into())), (2, None), (1, Some("a".into()))]);
     collection.apply(Cut(1), &Delta::new(many, vec![3, 2, 2]));
@@ -95,9 +98,66 @@ fn rows_come_as_often_as_they_are_there_and_survive_being_saved() {
     assert!(version.get(version.key_of(&rows(&[(2, None)])).get(0)).is_none());
     assert!(version.get(version.key_of(&rows(&[(1, Some("a".into()))])).get(0)).is_some());
 
-    let mut restored = Collection::new(schema(), KeyKind::WholeRow);
-    version.save(&mut |bytes| restored.restore_chunk(version.cut, bytes).expect("own encoding"));
-    let all = |version: &Version| version.scan(None, 100).flat_map(|batch| read(&batch)).collect::<Vec<_>>();
-    assert_eq!(all(&restored.version()), all(&version));
-    assert!(Chunk::decode(&[1; 40]).is_err());
+    assert!(Block::decode(&[1; 40]).is_err());
+}
+
+/// Chunks of many blocks, which memory has no room for; readers that stay behind; restarts at checkpoints.
+#[test]
+fn content_in_a_store_is_what_it_is_in_memory_and_its_chunks_are_written_once() {
+    for seed in 1..=10 {
+        println!("MAINSTEM_SEED={seed}");
+        let mut random = SmallRng::seed_from_u64(seed);
+        let root = StateRoot::new(open_memory(), 4096, 0);
+        let owner = Owner { relation: RelationId(7), generation: 1 };
+        let attached = |is_stored: bool, cut: Cut, state: &ContentState| {
+            let mut collection = Collection::new(schema(), KeyKind::Columns(vec![1]));
+            collection.attach(&Layers::new(root.clone(), owner, is_stored), cut, state).expect("attaches");
+            collection
+        };
+        let mut stored = attached(false, Cut::ZERO, &ContentState::default());
+        let mut model = BTreeMap::new();
+        let mut readers = Vec::new();
+        for cut in 1..120 {
+            let mut changes = Vec::new();
+            for _ in 0..random.random_range(0..20) {
+                let id = random.random_range(0..400);
+                let new = random.random_bool(0.8).then(|| Some(format!("{id} {}", random.random::<u64>())));
+                if changes.iter().any(|((changed, _), _)| *changed == id) {
+                    continue;
+                }
+                let before = match new.clone() {
+                    Some(new) => model.insert(id, new),
+                    None => model.remove(&id),
+                };
+                changes.extend(before.map(|before| ((id, before), -1)));
+                changes.extend(new.map(|new| ((id, new), 1)));
+            }
+            let (new, weights): (Vec<_>, Vec<i64>) = changes.into_iter().unzip();
+            stored.apply(Cut(cut), &Delta::new(rows(&new), weights));
+            if random.random_bool(0.2) {
+                let kept = stored.keep(None).expect("attached");
+                let handed = stored.layers().expect("attached").hand_over();
+                root.store().apply(&mut handed.changes()).expect("applies");
+                handed.receipt().settle(true);
+                if random.random_bool(0.5) {
+                    readers.clear();
+                    stored = attached(true, kept.cut, &kept.content);
+                }
+            }
+            if random.random_bool(0.1) {
+                readers.push((stored.version(), model.clone()));
+            }
+            for (version, then) in readers.iter().chain([&(stored.version(), model.clone())]) {
+                let all: BTreeMap<_, _> =
+                    version.scan(None, 50).flat_map(|batch| read(&batch)).map(|row| (row, 1)).collect();
+                assert_eq!(all, model_rows(then));
+                let id = random.random_range(0..400);
+                let key = version.key_of(&rows(&[(id, None)]));
+                let found = version.get(key.get(0)).map(|batch| read(&batch));
+                assert_eq!(found, then.get(&id).map(|name| vec![(id, name.clone())]));
+            }
+        }
+        readers.clear();
+        drop(stored);
+    }
 }

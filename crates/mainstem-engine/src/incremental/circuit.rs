@@ -19,10 +19,12 @@ use super::sharded::{Routing, Sharded, Shards};
 use super::stateless::{Constant, DropLate, Filter, Project, Union, Unnest};
 use super::temporal::{Temporal, TemporalParts, time_schema};
 use super::top_n::TopN;
+use super::units::Saved;
 use super::{Context, Operate};
 use crate::delta::Delta;
 use crate::error::EngineError;
 use crate::scalar::{CompiledScalar, Compiler, RowErrors};
+use crate::state::{Layers, Space};
 use crate::watermark::Times;
 
 /// The trailing boolean column of inputs with a watermark: whether the row is late in its own partition.
@@ -56,6 +58,8 @@ struct Tally {
     late: u64,
     /// Rows that wait for operators.
     waiting: usize,
+    /// Why state could not be read.
+    failure: Option<EngineError>,
 }
 
 /// A node in its place.
@@ -69,6 +73,9 @@ struct Wired {
     users: Vec<(usize, usize)>,
     pending: Vec<(usize, Delta)>,
     touched: u64,
+    space: Option<Space>,
+    /// What of an operator that does not use its space itself was written there last.
+    saved: Saved,
     /// For tests of tests: what it gives lacks the retractions.
     drops_retractions: bool,
 }
@@ -139,6 +146,8 @@ impl Circuit {
                 users: Vec::new(),
                 pending: Vec::new(),
                 touched: 0,
+                space: None,
+                saved: Saved::default(),
                 drops_retractions: false,
             });
             for (port, input) in node.inputs.iter().enumerate() {
@@ -194,7 +203,7 @@ impl Circuit {
     pub fn finish_version_at(&mut self, times: Times) -> VersionOutput {
         run(&mut self.nodes, 0, &mut self.tally, times, true);
         if let Some(horizon_us) = times.horizon_us {
-            self.nodes.iter_mut().filter_map(|node| node.operator.as_mut()).for_each(|node| node.retire(horizon_us));
+            self.retire(horizon_us);
         }
         let tally = &mut self.tally;
         let mut output = Delta::consolidate(&self.nodes[tally.output].schema, &tally.given);
@@ -265,11 +274,71 @@ impl Circuit {
         Ok(circuit)
     }
 
+    /// Keeps the state of all operators in the spaces of an owner, from what is there. Nothing has been pushed yet. Operators
+    /// that use their space read nothing of it before a delta asks for it.
+    pub fn attach(&mut self, layers: &Arc<Layers>) -> Result<(), EngineError> {
+        for node in &mut self.nodes {
+            let Some(operator) = &mut node.operator else { continue };
+            let space = Space::of_operator(layers.clone(), node.id.0, 0);
+            match operator.uses_space() {
+                true => operator.attach(&space)?,
+                false => node.saved = Saved::load(&space, &mut **operator)?,
+            }
+            node.space = Some(space);
+        }
+        Ok(())
+    }
+
+    /// After this the spaces have all state, as of the last finished version.
+    pub fn flush(&mut self) {
+        assert!(self.tally.given.is_empty(), "state is written between versions");
+        for node in &mut self.nodes {
+            if let (Some(operator), Some(space)) = (&node.operator, &node.space)
+                && !operator.uses_space()
+            {
+                node.saved.write(space, &**operator);
+            }
+        }
+    }
+
+    /// Drops from memory what the spaces have until about this many bytes are left. Between versions.
+    pub fn shrink(&mut self, bytes: u64) {
+        let held: Vec<u64> = self.operator_stats().iter().map(|stats| stats.state_bytes).collect();
+        let all = held.iter().sum::<u64>().max(1);
+        for (node, held) in self.nodes.iter_mut().zip(held) {
+            if let (Some(operator), Some(space)) = (&mut node.operator, &node.space)
+                && operator.uses_space()
+            {
+                let part = u128::from(held) * u128::from(bytes) / u128::from(all);
+                let evicted = operator.shrink(part as u64);
+                space.root().count_evicted(evicted);
+            }
+        }
+    }
+
+    /// Why state could not be read; if there is a reason, nothing that the circuit gave since can be used.
+    pub fn take_failure(&mut self) -> Option<EngineError> {
+        self.tally.failure.take()
+    }
+
     /// Breaks an operator: from now on what it gives lacks the retractions. Exists so that tests can prove that they would
     /// notice.
     #[doc(hidden)]
     pub fn break_operator(&mut self, id: OperatorId) {
         self.nodes[id.0 as usize].drops_retractions = true;
+    }
+}
+
+impl Circuit {
+    fn retire(&mut self, horizon_us: i64) {
+        for node in &mut self.nodes {
+            let Some(operator) = &mut node.operator else { continue };
+            operator.retire(horizon_us);
+            let retired = node.space.as_ref().map_or(Ok(()), |space| operator.retire_stored(horizon_us, space));
+            if let Err(error) = retired {
+                self.tally.failure.get_or_insert(error);
+            }
+        }
     }
 }
 
@@ -322,10 +391,19 @@ fn run(nodes: &mut [Wired], first: usize, tally: &mut Tally, times: Times, is_en
     for index in 0..nodes.len() {
         let (node, after) = nodes[index..].split_first_mut().expect("the index of a node");
         let place = first + index;
-        let Wired { operator: Some(operator), users, pending, touched, drops_retractions, .. } = node else { continue };
+        let Wired { operator: Some(operator), users, pending, touched, space, drops_retractions, .. } = node else {
+            continue;
+        };
         let outlet = Outlet { place, users, drops_retractions: *drops_retractions };
-        let (mut errors, mut late) = (RowErrors::default(), 0);
-        let mut context = Context { errors: &mut errors, touched, late: &mut late, times };
+        let (mut errors, mut late, mut failure) = (RowErrors::default(), 0, None);
+        let mut context = Context {
+            errors: &mut errors,
+            touched,
+            late: &mut late,
+            times,
+            space: space.as_ref(),
+            failure: &mut failure,
+        };
         for (port, delta) in std::mem::take(pending) {
             *context.touched += delta.len() as u64;
             tally.waiting -= delta.len();
@@ -342,6 +420,9 @@ fn run(nodes: &mut [Wired], first: usize, tally: &mut Tally, times: Times, is_en
             }
         }
         tally.late += late;
+        if let Some(failure) = failure {
+            tally.failure.get_or_insert(failure);
+        }
         for (message, weight) in errors.take() {
             tally.errors.add(message, weight);
         }

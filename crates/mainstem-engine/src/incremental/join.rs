@@ -9,7 +9,8 @@
 //! row. A row is given with nulls for the other side, or alone, exactly as long as its degree is zero; in a semi join as long
 //! as it is not.
 //!
-//! State entry: u8 side (0 left, 1 right), key bytes, row bytes, i64 weight, i64 degree.
+//! State entry: u8 side (0 left, 1 right), key bytes, row bytes, i64 weight, i64 degree; in the space side, key, row -> i64
+//! weight, i64 degree. The rows of one side under one key are a unit: in memory as a whole or not at all, written row by row.
 
 use std::sync::Arc;
 
@@ -20,10 +21,12 @@ use mainstem_sql::JoinKind;
 
 use super::encoding::{StateReader, StateWriter};
 use super::stateless::of_type;
+use super::units::Residence;
 use super::{ByteMap, Context, Operate, STATE_HASHER, byte_map};
 use crate::delta::{Delta, EncodedRows, RowKeys, batch_of, take_rows};
 use crate::error::EngineError;
 use crate::scalar::{CompiledScalar, evaluate_all, mask};
+use crate::state::Space;
 
 const KIND: u8 = 5;
 /// Pairs built at once.
@@ -38,6 +41,7 @@ pub(super) struct Join {
     null_equals_null: bool,
     filter: Option<CompiledScalar>,
     sides: [Side; 2],
+    residence: Residence,
 }
 
 /// What a join is made of, see [`Join::new`].
@@ -60,9 +64,19 @@ struct Side {
     entries: Vec<Entry>,
     free: Vec<u32>,
     by_row: HashTable<u32>,
-    by_key: ByteMap<Vec<u32>>,
+    by_key: ByteMap<Bucket>,
     bytes: u64,
 }
+
+/// The rows under one key. With a space it may be empty: then it is known that there are none.
+#[derive(Debug, Default)]
+struct Bucket {
+    rows: Vec<u32>,
+    used: u32,
+}
+
+/// Memory that a bucket takes beside its key and rows, about.
+const BUCKET_BYTES: u64 = 40;
 
 #[derive(Debug)]
 struct Entry {
@@ -108,7 +122,25 @@ impl Join {
             null_equals_null: parts.null_equals_null,
             filter: parts.filter,
             sides: [Side::new(left.0, left.1)?, Side::new(right.0, right.1)?],
+            residence: Residence::default(),
         })
+    }
+
+    /// Brings what both sides have under the keys into memory.
+    fn load(&mut self, keyed: &Keyed, context: &mut Context<'_>) {
+        let now = self.residence.now;
+        let keys = || (0..keyed.delta.len()).filter(|row| keyed.can_match[*row]).map(|row| keyed.keys.get(row));
+        for (place, side) in self.sides.iter_mut().enumerate() {
+            for key in keys() {
+                if let Some(bucket) = side.by_key.get_mut(key) {
+                    bucket.used = now;
+                } else if let Some(space) = context.space.filter(|_| self.residence.is_partial) {
+                    side.open(key).used = now;
+                    context.loaded(side.load(place, key, space));
+                    space.root().count_loaded(1);
+                }
+            }
+        }
     }
 
     /// Whether the degrees of this side's rows are counted.
@@ -175,7 +207,7 @@ impl Join {
                     met.own_degrees[*own as usize] += other.entries[*entry as usize].weight;
                 }
                 if self.counts(1 - port) {
-                    met.other_degrees.push((*entry, keyed.delta.weights[*own as usize]));
+                    met.other_degrees.push((*entry, *own, keyed.delta.weights[*own as usize]));
                 }
             }
         }
@@ -200,13 +232,21 @@ impl Join {
     }
 
     /// Puts the delta into its own side, and gives the rows that lost or gained all their partners by it.
-    fn store(&mut self, port: usize, keyed: &Keyed, met: &mut Met) {
+    fn store(&mut self, port: usize, keyed: &Keyed, met: &mut Met, space: Option<&Space>) {
+        let (now, keeps_empty) = (self.residence.now, self.residence.is_partial);
         let mut alone = Pairs::default();
         for row in 0..keyed.delta.len() {
             let degree = met.own_degrees[row];
             if keyed.can_match[row] {
                 let weight = keyed.delta.weights[row];
-                self.sides[port].adjust(keyed.keys.get(row), keyed.rows.get(row), weight, degree);
+                let (key, row) = (keyed.keys.get(row), keyed.rows.get(row));
+                let counts = self.sides[port].adjust(key, row, weight, degree, keeps_empty);
+                if let Some(bucket) = self.sides[port].by_key.get_mut(key) {
+                    bucket.used = now;
+                }
+                if let Some(space) = space {
+                    write(space, port, key, row, counts);
+                }
             }
             if self.counts(port) && (degree == 0) != (self.kind == JoinKind::Semi) {
                 alone.own.push(row as u32);
@@ -219,7 +259,7 @@ impl Join {
         let is_semi = self.kind == JoinKind::Semi;
         let other = &mut self.sides[1 - port];
         let (mut changed, mut weights) = (Vec::new(), Vec::new());
-        for (entry, change) in &met.other_degrees {
+        for (entry, _, change) in &met.other_degrees {
             let entry_of = &mut other.entries[*entry as usize];
             let was_alone = entry_of.degree == 0;
             entry_of.degree += change;
@@ -227,6 +267,13 @@ impl Join {
             if was_alone != is_alone {
                 changed.push(*entry);
                 weights.push(if is_alone == is_semi { -entry_of.weight } else { entry_of.weight });
+            }
+        }
+        if let Some(space) = space {
+            for (entry, own, _) in &met.other_degrees {
+                let entry = &other.entries[*entry as usize];
+                let key = keyed.keys.get(*own as usize);
+                write(space, 1 - port, key, &entry.row, Some((entry.weight, entry.degree)));
             }
         }
         if !changed.is_empty() {
@@ -238,12 +285,26 @@ impl Join {
     }
 }
 
+/// Of a key of one side, what its entries in the space begin with.
+fn prefix(side: usize, key: &[u8]) -> Vec<u8> {
+    [&[side as u8][..], key].concat()
+}
+
+fn write(space: &Space, side: usize, key: &[u8], row: &[u8], counts: Option<(i64, i64)>) {
+    let entry = [&[side as u8][..], key, row].concat();
+    match counts {
+        None => space.delete(&entry),
+        Some((weight, degree)) => space.put(&entry, &[weight.to_le_bytes(), degree.to_le_bytes()].concat()),
+    }
+}
+
 /// What a delta met on the other side.
 #[derive(Default)]
 struct Met {
     out: Vec<Delta>,
     own_degrees: Vec<i64>,
-    other_degrees: Vec<(u32, i64)>,
+    /// Entries of the other side, the row of the delta that each met, and the change of the entry's degree.
+    other_degrees: Vec<(u32, u32, i64)>,
 }
 
 impl Operate for Join {
@@ -255,11 +316,12 @@ impl Operate for Join {
 
     fn apply_in_parts(&mut self, port: usize, delta: &Delta, context: &mut Context<'_>, give: &mut dyn FnMut(Delta)) {
         let keyed = self.keyed(port, delta, context);
+        self.load(&keyed, context);
         let mut met = Met { own_degrees: vec![0; keyed.delta.len()], ..Met::default() };
         let mut pairs = Pairs::default();
         for row in (0..keyed.delta.len()).filter(|row| keyed.can_match[*row]) {
             let Some(partners) = self.sides[1 - port].by_key.get(keyed.keys.get(row)) else { continue };
-            for piece in partners.chunks(PAIRS_MAX) {
+            for piece in partners.rows.chunks(PAIRS_MAX) {
                 pairs.own.extend(piece.iter().map(|_| row as u32));
                 pairs.other.extend_from_slice(piece);
                 if pairs.own.len() >= PAIRS_MAX {
@@ -269,9 +331,39 @@ impl Operate for Join {
             }
         }
         self.build(port, &keyed, &mut pairs, &mut met, context);
-        self.store(port, &keyed, &mut met);
+        self.store(port, &keyed, &mut met, context.space);
         *context.touched += keyed.delta.len() as u64;
         met.out.drain(..).for_each(give);
+    }
+
+    fn finish(&mut self, _context: &mut Context<'_>) -> Vec<Delta> {
+        self.residence.tick();
+        Vec::new()
+    }
+
+    fn uses_space(&self) -> bool {
+        true
+    }
+
+    fn attach(&mut self, space: &Space) -> Result<(), EngineError> {
+        self.residence.attach(space);
+        Ok(())
+    }
+
+    fn shrink(&mut self, bytes: u64) -> u64 {
+        let (now, held) = (self.residence.now, self.state_size().1);
+        let ages = self.sides.iter().flat_map(|side| side.by_key.values()).map(|bucket| now.wrapping_sub(bucket.used));
+        let mut eviction = self.residence.choose(held, bytes, ages);
+        let mut evicted = 0;
+        for side in &mut self.sides {
+            let goes = |(key, bucket): (&Box<[u8]>, &Bucket)| {
+                eviction.takes(now.wrapping_sub(bucket.used)).then(|| key.clone())
+            };
+            let gone: Vec<Box<[u8]>> = side.by_key.iter().filter_map(goes).collect();
+            evicted += gone.len() as u64;
+            gone.iter().for_each(|key| side.evict(key));
+        }
+        evicted
     }
 
     fn state_size(&self) -> (u64, u64) {
@@ -283,8 +375,8 @@ impl Operate for Join {
     fn save(&self, out: &mut dyn FnMut(&[u8])) {
         let mut writer = StateWriter::new(KIND, out);
         for (place, side) in self.sides.iter().enumerate() {
-            for (key, entries) in &side.by_key {
-                for entry in entries.iter().map(|entry| &side.entries[*entry as usize]) {
+            for (key, bucket) in &side.by_key {
+                for entry in bucket.rows.iter().map(|entry| &side.entries[*entry as usize]) {
                     writer.u8(place as u8);
                     writer.bytes(key);
                     writer.bytes(&entry.row);
@@ -308,7 +400,7 @@ impl Operate for Join {
             }
             let side = self.sides.get_mut(place);
             let side = side.ok_or_else(|| EngineError::State(format!("a join has no side {place}")))?;
-            side.adjust(key, row, weight, degree);
+            side.adjust(key, row, weight, degree, false);
         }
         Ok(())
     }
@@ -331,25 +423,45 @@ impl Side {
         })
     }
 
-    /// Adds to the weight of a row; a row that is new has this degree, one whose weight gets zero is forgotten.
-    fn adjust(&mut self, key: &[u8], row: &[u8], weight: i64, degree: i64) {
+    /// The bucket of a key, made when there is none.
+    fn open(&mut self, key: &[u8]) -> &mut Bucket {
+        let bytes = &mut self.bytes;
+        self.by_key.entry_ref(key).or_insert_with(|| {
+            *bytes += key.len() as u64 + BUCKET_BYTES;
+            Bucket::default()
+        })
+    }
+
+    /// Reads the rows of a key.
+    fn load(&mut self, place: usize, key: &[u8], space: &Space) -> Result<(), EngineError> {
+        let mut failed = Ok(());
+        space.scan(&prefix(place, key), &mut |row, value| match value.split_first_chunk::<8>() {
+            Some((weight, degree)) if degree.len() == 8 => {
+                let degree = i64::from_le_bytes(degree.try_into().expect("8 bytes"));
+                self.adjust(key, row, i64::from_le_bytes(*weight), degree, true);
+            }
+            _ => failed = Err(EngineError::State("a row of a join cannot be read".to_owned())),
+        })?;
+        failed
+    }
+
+    /// Adds to the weight of a row; a row that is new has this degree, one whose weight gets zero is forgotten. Answers the
+    /// row's weight and degree then.
+    fn adjust(&mut self, key: &[u8], row: &[u8], weight: i64, degree: i64, keeps_empty: bool) -> Option<(i64, i64)> {
         let hash = STATE_HASHER.hash_one(row);
         let found = self.by_row.find_entry(hash, |entry| &*self.entries[*entry as usize].row == row);
         if let Ok(found) = found {
             let at = *found.get();
             let entry = &mut self.entries[at as usize];
             entry.weight += weight;
-            if entry.weight == 0 {
-                found.remove();
-                self.forget(key, at);
+            if entry.weight != 0 {
+                return Some((entry.weight, entry.degree));
             }
-            return;
+            found.remove();
+            self.forget(key, at, keeps_empty);
+            return None;
         }
-        let bucket = self.by_key.entry_ref(key).or_insert_with(Vec::new);
-        if bucket.is_empty() {
-            self.bytes += key.len() as u64 + 32;
-        }
-        let place = bucket.len() as u32;
+        let place = self.open(key).rows.len() as u32;
         let entry = Entry { row: row.into(), weight, degree, place };
         self.bytes += row.len() as u64;
         let at = match self.free.pop() {
@@ -362,23 +474,38 @@ impl Side {
                 (self.entries.len() - 1) as u32
             }
         };
-        bucket.push(at);
+        self.open(key).rows.push(at);
         let entries = &self.entries;
         self.by_row.insert_unique(hash, at, |other| STATE_HASHER.hash_one(&*entries[*other as usize].row));
+        Some((weight, degree))
     }
 
-    fn forget(&mut self, key: &[u8], at: u32) {
+    fn forget(&mut self, key: &[u8], at: u32, keeps_empty: bool) {
         let row = std::mem::take(&mut self.entries[at as usize].row);
         self.bytes -= row.len() as u64;
         let place = self.entries[at as usize].place as usize;
         let bucket = self.by_key.get_mut(key).expect("a row stands under its key");
-        bucket.swap_remove(place);
-        if let Some(moved) = bucket.get(place) {
+        bucket.rows.swap_remove(place);
+        if let Some(moved) = bucket.rows.get(place) {
             self.entries[*moved as usize].place = place as u32;
-        } else if bucket.is_empty() {
+        } else if bucket.rows.is_empty() && !keeps_empty {
             self.by_key.remove(key);
-            self.bytes -= key.len() as u64 + 32;
+            self.bytes -= key.len() as u64 + BUCKET_BYTES;
         }
         self.free.push(at);
+    }
+
+    /// Drops a bucket from memory.
+    fn evict(&mut self, key: &[u8]) {
+        let Some(bucket) = self.by_key.remove(key) else { return };
+        self.bytes -= key.len() as u64 + BUCKET_BYTES;
+        for at in bucket.rows {
+            let row = std::mem::take(&mut self.entries[at as usize].row);
+            self.bytes -= row.len() as u64;
+            if let Ok(found) = self.by_row.find_entry(STATE_HASHER.hash_one(&*row), |entry| *entry == at) {
+                found.remove();
+            }
+            self.free.push(at);
+        }
     }
 }

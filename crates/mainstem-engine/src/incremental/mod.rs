@@ -8,6 +8,10 @@
 //! every operator takes retractions; no operator recomputes its whole input (functions OVER a window compute the partitions
 //! that changed); an output depends on the sum of a version's
 //! deltas, not on how they were sliced; floats in deltas are canonical.
+//!
+//! An operator that [`Operate::uses_space`] keeps its state in a [`Space`] as well: what a version changed of it is written
+//! there by the version's end, so that memory may lack whatever the space has, and units (a group, a join key, a partition,
+//! a row) are loaded when a delta touches them. The state of other operators is written there as a whole.
 
 mod aggregate;
 mod circuit;
@@ -22,12 +26,14 @@ mod sharded;
 mod stateless;
 mod temporal;
 mod top_n;
+mod units;
 
 use std::fmt::Debug;
 
 use crate::delta::Delta;
 use crate::error::EngineError;
 use crate::scalar::RowErrors;
+use crate::state::Space;
 use crate::watermark::Times;
 
 pub(crate) use pool::pool;
@@ -79,6 +85,20 @@ struct Context<'a> {
     late: &'a mut u64,
     /// The graph's as of the version; only while it is being finished.
     times: Times,
+    /// Where the operator keeps its state; none: in memory alone.
+    space: Option<&'a Space>,
+    /// Why state could not be read: what the operator gives from now on is worth nothing.
+    failure: &'a mut Option<EngineError>,
+}
+
+impl Context<'_> {
+    /// The value, or its default after noting the failure.
+    fn loaded<T: Default>(&mut self, result: Result<T, EngineError>) -> T {
+        result.unwrap_or_else(|error| {
+            self.failure.get_or_insert(error);
+            T::default()
+        })
+    }
 }
 
 /// An operator with its state.
@@ -100,12 +120,34 @@ trait Operate: Debug + Send {
     /// more.
     fn retire(&mut self, _horizon_us: i64) {}
 
-    /// Rows held, and about how many bytes.
+    /// Removes from the space what belongs to windows that have ended at or before the horizon.
+    fn retire_stored(&mut self, _horizon_us: i64, _space: &Space) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// Whether it writes its state to its space itself, see the module's text. If not, the circuit writes what
+    /// [`Operate::save`] gives.
+    fn uses_space(&self) -> bool {
+        false
+    }
+
+    /// Nothing has been applied yet, and from now on each [`Context`] has this space.
+    fn attach(&mut self, _space: &Space) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// Drops units that the space has until about this many bytes are left in memory, those first that were used least
+    /// recently. Only between versions. Answers how many.
+    fn shrink(&mut self, _bytes: u64) -> u64 {
+        0
+    }
+
+    /// Rows held in memory, and about how many bytes.
     fn state_size(&self) -> (u64, u64) {
         (0, 0)
     }
 
-    /// Writes its state, as of the last finished version.
+    /// Writes its state, as of the last finished version; if it uses a space, what of it is in memory.
     fn save(&self, _out: &mut dyn FnMut(&[u8])) {}
 
     /// Adds a section that [`Operate::save`] wrote.

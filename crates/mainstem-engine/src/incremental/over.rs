@@ -8,7 +8,8 @@
 //! the sort keys alone decide. A partition whose functions fail (a sum that overflows) gives no rows but an error, which
 //! goes away when the partition changes.
 //!
-//! State: all rows. Entry: partition key, ordered bytes as in `top_n`, i64 count.
+//! State: all rows. Entry: partition key, ordered bytes as in `top_n`, i64 count; in the space partition key, ordered bytes
+//! -> i64 count. A partition is a unit: in memory with all its rows or not at all.
 
 use std::sync::Arc;
 
@@ -25,11 +26,13 @@ use super::encoding::{StateReader, StateWriter};
 use super::multiset::OrderedMultiset;
 use super::stateless::{keyed_delta, of_type};
 use super::top_n::{ordered_bytes, row_of};
+use super::units::Residence;
 use super::{ByteMap, Context, Operate, adjust, byte_map};
 use crate::batch::exact_aggregates;
 use crate::delta::{Delta, RowKeys, batch_of};
 use crate::error::EngineError;
 use crate::scalar::{CompiledScalar, describe, evaluate_all};
+use crate::state::{Space, count_of};
 
 const KIND: u8 = 7;
 /// Partitions are computed together until they have this many rows.
@@ -59,12 +62,29 @@ pub(super) struct Over {
     row_keys: RowKeys,
     output_keys: RowKeys,
     limit: i64,
-    partitions: ByteMap<OrderedMultiset>,
+    partitions: ByteMap<Partition>,
     /// Of all partitions together.
     rows: u64,
     bytes: u64,
     /// This version's changes, by partition.
     pending: ByteMap<ByteMap<i64>>,
+    residence: Residence,
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    set: OrderedMultiset,
+    used: u32,
+}
+
+impl Partition {
+    /// Rows and bytes.
+    fn size(&self, key: &[u8]) -> (u64, u64) {
+        match self.set.distinct() {
+            0 => (0, 0),
+            rows => (rows as u64, (key.len() + self.set.heap_bytes() + size_of::<Partition>()) as u64),
+        }
+    }
 }
 
 impl Over {
@@ -98,7 +118,26 @@ impl Over {
             rows: 0,
             bytes: 0,
             pending: byte_map(),
+            residence: Residence::default(),
         })
+    }
+
+    /// Brings partitions into memory.
+    fn load(&mut self, partitions: &[&[u8]], context: &mut Context<'_>) {
+        let Some(space) = context.space.filter(|_| self.residence.is_partial) else { return };
+        for partition in partitions {
+            if self.partitions.contains_key(*partition) {
+                continue;
+            }
+            let (mut rows, mut failed) = (Vec::new(), Ok(()));
+            let scanned = space.scan(partition, &mut |key, count| match count_of(count) {
+                Ok(count) => rows.push((Box::<[u8]>::from(key), count)),
+                Err(error) => failed = Err(error),
+            });
+            context.loaded(scanned.and(failed));
+            self.change(partition, rows.iter().map(|(key, count)| (&**key, *count)));
+            space.root().count_loaded(1);
+        }
     }
 
     fn sort_columns(&self) -> usize {
@@ -107,14 +146,11 @@ impl Over {
 
     /// Adds to the rows of a partition.
     fn change<'r>(&mut self, partition: &[u8], rows: impl IntoIterator<Item = (&'r [u8], i64)>) {
-        let set = self.partitions.entry_ref(partition).or_insert_with(OrderedMultiset::default);
-        let size = |set: &OrderedMultiset| match set.distinct() {
-            0 => (0, 0),
-            rows => (rows as u64, (partition.len() + set.heap_bytes() + size_of::<OrderedMultiset>()) as u64),
-        };
-        let before = size(set);
-        rows.into_iter().for_each(|(key, weight)| set.adjust(key, weight));
-        let after = size(set);
+        let place = self.partitions.entry_ref(partition).or_insert_with(Partition::default);
+        place.used = self.residence.now;
+        let before = place.size(partition);
+        rows.into_iter().for_each(|(key, weight)| place.set.adjust(key, weight));
+        let after = place.size(partition);
         self.rows = self.rows + after.0 - before.0;
         self.bytes = self.bytes + after.1 - before.1;
         if after.0 == 0 {
@@ -126,8 +162,8 @@ impl Over {
     fn give(&self, partitions: &[&[u8]], sign: i64, out: &mut ByteMap<i64>, context: &mut Context<'_>) {
         let (mut rows, mut ends) = (Vec::new(), Vec::new());
         for (place, partition) in partitions.iter().enumerate() {
-            if let Some(set) = self.partitions.get(*partition) {
-                set.visit_ranks(0, self.limit, &mut |key, count| {
+            if let Some(place) = self.partitions.get(*partition) {
+                place.set.visit_ranks(0, self.limit, &mut |key, count| {
                     rows.extend(std::iter::repeat_n(row_of(key), usize::try_from(count).unwrap_or(0)));
                 });
                 ends.push(rows.len());
@@ -234,11 +270,18 @@ impl Operate for Over {
         pending.retain(|_, changes| !changes.is_empty());
         let touched: Vec<&[u8]> = pending.keys().map(AsRef::as_ref).collect();
         let mut changes = byte_map();
+        self.load(&touched, context);
         self.give(&touched, -1, &mut changes, context);
         for (partition, rows) in &pending {
             self.change(partition, rows.iter().map(|(key, weight)| (key.as_ref(), *weight)));
             *context.touched += rows.len() as u64;
+            let Some(space) = context.space else { continue };
+            let place = self.partitions.get(partition);
+            for key in rows.keys() {
+                space.put_count(&[&**partition, &**key].concat(), place.map_or(0, |place| place.set.count(key)));
+            }
         }
+        self.residence.tick();
         self.give(&touched, 1, &mut changes, context);
         let rows: Vec<(&[u8], i64)> = changes.iter().map(|(key, weight)| (key.as_ref(), *weight)).collect();
         if rows.is_empty() {
@@ -247,14 +290,41 @@ impl Operate for Over {
         vec![keyed_delta(&self.output_keys, &rows, &self.schema)]
     }
 
+    fn uses_space(&self) -> bool {
+        true
+    }
+
+    fn attach(&mut self, space: &Space) -> Result<(), EngineError> {
+        self.residence.attach(space);
+        Ok(())
+    }
+
+    fn shrink(&mut self, bytes: u64) -> u64 {
+        let now = self.residence.now;
+        let ages = self.partitions.values().map(|place| now.wrapping_sub(place.used));
+        let mut eviction = self.residence.choose(self.bytes, bytes, ages);
+        let held = self.partitions.len();
+        let (all_rows, all_bytes) = (&mut self.rows, &mut self.bytes);
+        self.partitions.retain(|key, place| {
+            let goes = eviction.takes(now.wrapping_sub(place.used));
+            if goes {
+                let (rows, bytes) = place.size(key);
+                *all_rows -= rows;
+                *all_bytes -= bytes;
+            }
+            !goes
+        });
+        (held - self.partitions.len()) as u64
+    }
+
     fn state_size(&self) -> (u64, u64) {
         (self.rows, self.bytes)
     }
 
     fn save(&self, out: &mut dyn FnMut(&[u8])) {
         let mut writer = StateWriter::new(KIND, out);
-        for (partition, set) in &self.partitions {
-            set.for_each(&mut |key, count| {
+        for (partition, place) in &self.partitions {
+            place.set.for_each(&mut |key, count| {
                 writer.bytes(partition);
                 writer.bytes(key);
                 writer.i64(count);

@@ -5,7 +5,8 @@
 //! take rows in equal ranges.
 //!
 //! A large delta is split and its shards run in parallel (see `pool`); a small one goes through them one after the other.
-//! No lock is taken while they run: each has its own errors and counters, which are added up afterwards.
+//! Each has its own errors and counters, which are added up afterwards. All shards share the operator's space: an entry there
+//! belongs to one key, and so to one shard, whatever their number was when it was written.
 //!
 //! Always true here: what comes out, added up, does not depend on the number of shards; each key's rows meet in one shard,
 //! in the order in which they came; a row whose key fails is reported here, once, as the operator itself would.
@@ -17,6 +18,7 @@ use super::{Context, Operate, STATE_HASHER};
 use crate::delta::{Delta, RowKeys};
 use crate::error::EngineError;
 use crate::scalar::{CompiledScalar, RowErrors, evaluate_all};
+use crate::state::Space;
 use crate::watermark::Times;
 
 /// How operators are divided.
@@ -64,11 +66,19 @@ struct Done {
     errors: RowErrors,
     touched: u64,
     late: u64,
+    failure: Option<EngineError>,
 }
 
 impl Done {
-    fn context(&mut self, times: Times) -> Context<'_> {
-        Context { errors: &mut self.errors, touched: &mut self.touched, late: &mut self.late, times }
+    fn context<'a>(&'a mut self, times: Times, space: Option<&'a Space>) -> Context<'a> {
+        Context {
+            errors: &mut self.errors,
+            touched: &mut self.touched,
+            late: &mut self.late,
+            times,
+            space,
+            failure: &mut self.failure,
+        }
     }
 }
 
@@ -133,6 +143,9 @@ impl Sharded {
             }
             *context.touched += done.touched;
             *context.late += done.late;
+            if let Some(failure) = done.failure {
+                context.failure.get_or_insert(failure);
+            }
         }
     }
 }
@@ -154,11 +167,11 @@ impl Operate for Sharded {
             }
             return;
         }
-        let times = context.times;
+        let (times, space) = (context.times, context.space.cloned());
         let work = move |(mut shard, part): (Box<dyn Operate>, Delta), give: &mut dyn FnMut(Delta)| {
             let mut done = Done::default();
             if !part.is_empty() {
-                shard.apply_in_parts(port, &part, &mut done.context(times), give);
+                shard.apply_in_parts(port, &part, &mut done.context(times, space.as_ref()), give);
             }
             (shard, done)
         };
@@ -170,10 +183,10 @@ impl Operate for Sharded {
         if std::mem::take(&mut self.rows) < self.parallel_rows {
             return self.shards.iter_mut().flat_map(|shard| shard.finish(context)).collect();
         }
-        let times = context.times;
+        let (times, space) = (context.times, context.space.cloned());
         let work = move |mut shard: Box<dyn Operate>| {
             let mut done = Done::default();
-            let given = shard.finish(&mut done.context(times));
+            let given = shard.finish(&mut done.context(times, space.as_ref()));
             (given, (shard, done))
         };
         let (given, done): (Vec<_>, Vec<_>) = pool().map(std::mem::take(&mut self.shards), work).into_iter().unzip();
@@ -183,6 +196,24 @@ impl Operate for Sharded {
 
     fn retire(&mut self, horizon_us: i64) {
         self.shards.iter_mut().for_each(|shard| shard.retire(horizon_us));
+    }
+
+    fn retire_stored(&mut self, horizon_us: i64, space: &Space) -> Result<(), EngineError> {
+        self.shards.iter_mut().try_for_each(|shard| shard.retire_stored(horizon_us, space))
+    }
+
+    fn uses_space(&self) -> bool {
+        self.shards.iter().all(|shard| shard.uses_space())
+    }
+
+    fn attach(&mut self, space: &Space) -> Result<(), EngineError> {
+        self.shards.iter_mut().try_for_each(|shard| shard.attach(space))
+    }
+
+    fn shrink(&mut self, bytes: u64) -> u64 {
+        let held = self.state_size().1.max(1);
+        let part = |of: u64| (u128::from(bytes) * u128::from(of) / u128::from(held)) as u64;
+        self.shards.iter_mut().map(|shard| shard.shrink(part(shard.state_size().1))).sum()
     }
 
     fn state_size(&self) -> (u64, u64) {

@@ -5,7 +5,8 @@
 //! the logarithm of the state, whatever the limit.
 //!
 //! State: all rows. Entry: ordered bytes (sort key, row, u32 length of the sort key), i64 count. The length at the end
-//! never decides an order: the bytes before it are never equal for two different rows.
+//! never decides an order: the bytes before it are never equal for two different rows. In the space: ordered bytes -> i64
+//! count; all of them come into memory with the first change after a start, and stay.
 
 use arrow::array::ArrayRef;
 use arrow::compute::SortOptions;
@@ -18,6 +19,7 @@ use super::{ByteMap, Context, Operate, adjust, byte_map};
 use crate::delta::{Delta, RowKeys};
 use crate::error::EngineError;
 use crate::scalar::{CompiledScalar, evaluate_all};
+use crate::state::{Space, count_of};
 
 const KIND: u8 = 3;
 /// Stands for no limit; sums with it do not overflow.
@@ -35,6 +37,8 @@ pub(super) struct TopN {
     rows: OrderedMultiset,
     /// This version's changes.
     pending: ByteMap<i64>,
+    /// The space has rows that are not in memory: all of them.
+    is_stored: bool,
 }
 
 impl TopN {
@@ -57,7 +61,19 @@ impl TopN {
             until: from + limit.map_or(UNLIMITED, bounded),
             rows: OrderedMultiset::default(),
             pending: byte_map(),
+            is_stored: false,
         })
+    }
+
+    fn load(&mut self, context: &mut Context<'_>) {
+        let Some(space) = context.space.filter(|_| std::mem::take(&mut self.is_stored)) else { return };
+        let mut failed = Ok(());
+        let scanned = space.scan(&[], &mut |key, count| match count_of(count) {
+            Ok(count) => self.rows.adjust(key, count),
+            Err(error) => failed = Err(error),
+        });
+        context.loaded(scanned.and(failed));
+        space.root().count_loaded(self.rows.distinct() as u64);
     }
 
     /// What changes in the window when `count` copies of `key` come in at the place `at` of a sequence that has none of
@@ -121,6 +137,9 @@ impl Operate for TopN {
 
     fn finish(&mut self, context: &mut Context<'_>) -> Vec<Delta> {
         let pending = std::mem::replace(&mut self.pending, byte_map());
+        if !pending.is_empty() {
+            self.load(context);
+        }
         let mut changes = byte_map();
         for (key, weight) in &pending {
             // The copies that come or go stand behind the `kept` ones that stay.
@@ -134,9 +153,21 @@ impl Operate for TopN {
             if *weight > 0 {
                 self.rows.adjust(key, *weight);
             }
+            if let Some(space) = context.space {
+                space.put_count(key, self.rows.count(key));
+            }
         }
         let rows: Vec<(&[u8], i64)> = changes.iter().map(|(key, weight)| (row_of(key), *weight)).collect();
         vec![keyed_delta(&self.row_keys, &rows, &self.schema)]
+    }
+
+    fn uses_space(&self) -> bool {
+        true
+    }
+
+    fn attach(&mut self, space: &Space) -> Result<(), EngineError> {
+        self.is_stored = !space.is_new();
+        Ok(())
     }
 
     fn state_size(&self) -> (u64, u64) {

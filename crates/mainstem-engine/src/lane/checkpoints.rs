@@ -1,10 +1,10 @@
 //! When checkpoints are taken, and what follows when one is durable.
 //!
 //! The coordinator names the front of now: tables go into the checkpoint as they are there. Each lane gives its *part* when
-//! it comes there if it reads tables, else where it stands, and stops only to serialise its operators; a thread writes when
-//! all parts are in. So each lane restarts at a cut of its own. Holds follow the checkpoint before the newest, so that what
-//! that one would replay is still there should the newest be damaged. While lanes are merged no checkpoint is begun, and
-//! while parts are gathered no lanes are merged.
+//! it comes there if it reads tables, else where it stands, and stops only to hand over what its views have written since the
+//! last one; a thread applies all parts to the store at once. So each lane restarts at a cut of its own. What the store could
+//! not take is handed over again with the next. Holds follow the newest durable checkpoint. While lanes are merged no
+//! checkpoint is begun, and while parts are gathered no lanes are merged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,13 +13,16 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use mainstem_catalog::RelationId;
+use mainstem_state::{CheckpointError, remove_older};
 
 use super::coordinator::Coordinator;
 use super::orders::{Order, What};
 use super::{BROKEN, Command, Flow, LaneCommand, LaneId, LanePart, PartitionState, topic_of_letters};
-use crate::checkpoint::{self, Snapshot};
+use crate::checkpoint::{self, Kept, Snapshot};
+use crate::collection::Collection;
 use crate::error::EngineError;
 use crate::input_log::Cut;
+use crate::state::{Handed, Receipt};
 
 /// Of sources or tables.
 pub(super) type Positions = BTreeMap<RelationId, BTreeMap<i32, PartitionState>>;
@@ -28,11 +31,11 @@ type Reply = Sender<Result<Cut, EngineError>>;
 /// The schedule of checkpoints.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
-    /// Of the next one.
-    pub(super) sequence: u64,
+    /// There are files of a build before the store, to be removed once there is a checkpoint.
+    pub(super) has_old_files: bool,
+    sequence: u64,
     /// The newest one, durable or not yet, while nothing has changed since.
     stands: Option<Stands>,
-    durable: Held,
     /// What had been read when the last one was begun.
     rows: u64,
     bytes: u64,
@@ -71,15 +74,16 @@ struct Gathering {
 #[derive(Debug)]
 struct InFlight {
     held: Held,
+    receipts: Vec<Receipt>,
     replies: Vec<Reply>,
 }
 
 impl Checkpoints {
     pub(super) fn new(now: Duration) -> Checkpoints {
         Checkpoints {
-            sequence: 1,
+            has_old_files: false,
+            sequence: 0,
             stands: None,
-            durable: Held::default(),
             rows: 0,
             bytes: 0,
             is_wanted: false,
@@ -88,11 +92,6 @@ impl Checkpoints {
             in_flight: None,
             waiting: Vec::new(),
         }
-    }
-
-    /// Everything stands where a checkpoint was.
-    pub(super) fn restored(&mut self, held: Held) {
-        self.durable = held;
     }
 
     /// Relations have come or gone.
@@ -170,22 +169,27 @@ impl Coordinator {
     /// Tables as they are; lanes are asked for their parts. The schedule begins anew.
     fn begin_checkpoint(&mut self) {
         let checkpoints = &mut self.checkpoints;
-        let sequence = checkpoints.sequence;
         checkpoints.sequence += 1;
+        let sequence = checkpoints.sequence;
         checkpoints.is_wanted = false;
         checkpoints.rows = self.shared.rows_read.load(Ordering::Relaxed);
         checkpoints.bytes = self.shared.bytes_read.load(Ordering::Relaxed);
         checkpoints.last = self.shared.clock.monotonic();
         let versions = self.shared.versions.load(Ordering::Relaxed);
         checkpoints.stands = Some(Stands { front: self.cut, versions, cut: self.cut });
+        let replies = std::mem::take(&mut checkpoints.waiting);
+        let kept = |(id, table): (&RelationId, &Collection)| Some((*id, table.keep(None)?));
+        let relations: BTreeMap<RelationId, Kept> = self.tables.iter().filter_map(kept).collect();
+        let layers = self.tables.values().filter_map(Collection::layers);
         let snapshot = Snapshot {
             cut: self.cut,
+            generation: 0,
             inputs: self.inputs.iter().map(|(id, input)| (*id, input.state.clone())).collect(),
-            collections: self.tables.iter().map(|(id, table)| (*id, table.version())).collect(),
+            relations,
             lanes: Vec::new(),
+            handed: layers.map(|layers| layers.hand_over()).collect(),
         };
         let tables = snapshot.inputs.iter().map(|(id, input)| (*id, input.partitions.clone())).collect();
-        let replies = std::mem::take(&mut checkpoints.waiting);
         let missing: BTreeSet<LaneId> = self.lanes.keys().copied().collect();
         for (id, lane) in &self.lanes {
             let at = self.shared.publish(|all| all.order(*id));
@@ -197,13 +201,16 @@ impl Coordinator {
     }
 
     pub(super) fn take_part(&mut self, part: LanePart) {
-        let Some(gathering) = &mut self.checkpoints.gathering else { return };
-        if gathering.sequence != part.sequence || !gathering.missing.remove(&part.lane) {
-            return;
-        }
-        let positions = part.inputs.iter().map(|(id, input)| (*id, input.partitions.clone())).collect();
+        let wanted = self.checkpoints.gathering.as_mut().filter(|gathering| gathering.sequence == part.sequence);
+        let Some(gathering) = wanted.filter(|gathering| gathering.missing.contains(&part.lane)) else {
+            return part.handed.iter().for_each(|handed| handed.receipt().settle(false));
+        };
+        gathering.missing.remove(&part.lane);
+        let positions = part.state.inputs.iter().map(|(id, input)| (*id, input.partitions.clone())).collect();
         gathering.held.lanes.insert(part.lane, positions);
-        gathering.snapshot.lanes.push(part);
+        gathering.snapshot.lanes.push(part.state);
+        gathering.snapshot.relations.extend(part.relations);
+        gathering.snapshot.handed.extend(part.handed);
         self.write_checkpoint_if_whole();
     }
 
@@ -211,10 +218,17 @@ impl Coordinator {
     pub(super) fn lane_failed(&mut self, lane: LaneId) {
         let is_missing = |gathering: &Gathering| gathering.missing.contains(&lane);
         if self.lanes.contains_key(&lane) && self.checkpoints.gathering.as_ref().is_some_and(is_missing) {
-            let Some(gathering) = self.checkpoints.gathering.take() else { return };
-            self.checkpoints.in_flight = Some(InFlight { held: gathering.held, replies: gathering.replies });
-            self.checkpointed(Err(EngineError::Stopped));
+            self.give_up_gathering();
         }
+    }
+
+    /// Not all parts will come.
+    pub(super) fn give_up_gathering(&mut self) {
+        let Some(gathering) = self.checkpoints.gathering.take() else { return };
+        let Gathering { snapshot, held, replies, .. } = gathering;
+        let receipts = snapshot.handed.iter().map(Handed::receipt).collect();
+        self.checkpoints.in_flight = Some(InFlight { held, receipts, replies });
+        self.checkpointed(Err(EngineError::Stopped));
     }
 
     pub(super) fn write_checkpoint_if_whole(&mut self) {
@@ -222,21 +236,26 @@ impl Coordinator {
             return;
         }
         let Some(gathering) = self.checkpoints.gathering.take() else { return };
-        let Gathering { sequence, snapshot, held, replies, .. } = gathering;
+        let Gathering { mut snapshot, held, replies, .. } = gathering;
+        let state = self.shared.state.clone();
+        snapshot.generation = state.generation();
         let cut = snapshot.least_cut();
         if let Some(stands) = &mut self.checkpoints.stands {
             stands.cut = cut;
         }
-        self.checkpoints.in_flight = Some(InFlight { held, replies });
-        let (disk, directory) = (self.disk.clone(), self.config.directory.clone());
+        let receipts = snapshot.handed.iter().map(Handed::receipt).collect();
+        self.checkpoints.in_flight = Some(InFlight { held, receipts, replies });
         let (shared, dead_letters) = (self.shared.clone(), self.dead_letters.clone());
         let body = move || {
             let write = std::panic::AssertUnwindSafe(|| {
                 dead_letters.flush(topic_of_letters(&shared))?;
-                checkpoint::write(&disk, &directory, sequence, &snapshot).map(|_| cut)
+                checkpoint::write(&state, &snapshot).map(|bytes| (cut, bytes))
             });
             let broken = |_| Err(EngineError::Checkpoint(BROKEN.to_owned()));
-            shared.send(Command::Checkpointed(std::panic::catch_unwind(write).unwrap_or_else(broken)));
+            let written = std::panic::catch_unwind(write).unwrap_or_else(broken);
+            // What it shares with the lane is let go before the lane hears of it.
+            drop(snapshot);
+            shared.send(Command::Checkpointed(written));
         };
         if let Err(error) = self.spawn("engine-checkpoint", body) {
             self.checkpointed(Err(error));
@@ -244,24 +263,26 @@ impl Coordinator {
     }
 
     /// The one in flight is durable, or is not.
-    pub(super) fn checkpointed(&mut self, result: Result<Cut, EngineError>) {
+    pub(super) fn checkpointed(&mut self, result: Result<(Cut, u64), EngineError>) {
         let Some(in_flight) = self.checkpoints.in_flight.take() else { return };
+        in_flight.receipts.iter().for_each(|receipt| receipt.settle(result.is_ok()));
         match &result {
-            Ok(cut) => {
-                let before = std::mem::replace(&mut self.checkpoints.durable, in_flight.held);
-                for (id, positions) in &before.tables {
+            Ok((cut, bytes)) => {
+                for (id, positions) in &in_flight.held.tables {
                     if let Some(input) = self.inputs.get(id) {
                         input.release_before(positions);
                     }
                 }
-                for (id, positions) in before.lanes {
+                for (id, positions) in in_flight.held.lanes {
                     if let Some(lane) = self.lanes.get(&id) {
                         let _ = lane.commands.send(LaneCommand::Release(Arc::new(positions)));
                     }
                 }
+                self.remove_old_files();
                 self.shared.with_stats(|stats| {
                     stats.checkpoint = *cut;
                     stats.checkpoints += 1;
+                    stats.checkpoint_bytes = *bytes;
                 });
             }
             Err(error) => {
@@ -271,7 +292,22 @@ impl Coordinator {
             }
         }
         for reply in in_flight.replies {
-            let _ = reply.send(result.clone());
+            let _ = reply.send(result.clone().map(|(cut, _)| cut));
+        }
+    }
+
+    fn remove_old_files(&mut self) {
+        if !std::mem::take(&mut self.checkpoints.has_old_files) {
+            return;
+        }
+        let directory = &self.config.directory;
+        let synced = |()| {
+            let io = |source| CheckpointError::Io { place: directory.clone(), source };
+            self.disk.sync_dir(directory).map_err(io)
+        };
+        // What a crash brings back is removed after the next start.
+        if let Err(error) = remove_older(&*self.disk, directory, u64::MAX).and_then(synced) {
+            tracing::warn!(%error, "a checkpoint of an earlier build could not be removed");
         }
     }
 
@@ -303,6 +339,8 @@ impl Coordinator {
                 | Command::Ended(_)
                 | Command::Abandon
                 | Command::Broken => self.obey(command),
+                // A part will not come.
+                Command::Damaged => Flow::End,
                 _ => Flow::On,
             };
             if flow == Flow::End {

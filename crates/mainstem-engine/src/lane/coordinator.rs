@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use mainstem_catalog::{Catalog, Relation, RelationId};
+use mainstem_catalog::{Catalog, RelationId};
 use mainstem_state::Disk;
 
 use super::checkpoints::Checkpoints;
+use super::restore::open_state;
 use super::{Command, Ends, Flow, Input, Lane, LaneCommand, LaneId, Pacing, Shared};
 use crate::collection::Collection;
 use crate::dead_letters::DeadLetters;
@@ -41,7 +42,7 @@ pub(super) struct Coordinator {
     pub(super) lanes: BTreeMap<LaneId, LaneHandle>,
     pub(super) next_lane: u64,
     /// Views that wait for one that they read.
-    pub(super) waiting: BTreeMap<RelationId, Arc<Relation>>,
+    pub(super) waiting: BTreeSet<RelationId>,
     /// Views whose backfill runs.
     pub(super) running: BTreeSet<RelationId>,
     pub(super) failed: BTreeSet<RelationId>,
@@ -79,6 +80,12 @@ impl Merging {
 }
 
 impl LaneHandle {
+    /// Lets the lane look at what there is.
+    fn wake(&self) {
+        // It has ended when nobody receives.
+        let _ = self.commands.send(LaneCommand::Wake);
+    }
+
     /// Ends the lane, whatever it is at.
     pub(super) fn end(&self) {
         self.is_over.store(true, Ordering::Release);
@@ -97,7 +104,9 @@ pub(crate) fn start(
     let EngineParts { input, output, disk, clock, config } = parts;
     let dead_letters = Arc::new(DeadLetters::new(input.clone(), output.clone()));
     let checkpoints = Checkpoints::new(clock.monotonic());
-    let shared = Arc::new(Shared::new((input.clone(), output, clock), config.clone(), sender, catalog.clone()));
+    let (state, warnings) = open_state(&disk, &config)?;
+    let shared = Shared::new((input.clone(), output, clock), (config.clone(), state), sender, catalog.clone());
+    let shared = Arc::new(shared);
     let mut coordinator = Coordinator {
         shared: shared.clone(),
         disk,
@@ -110,7 +119,7 @@ pub(crate) fn start(
         times: (0, 0),
         lanes: BTreeMap::new(),
         next_lane: 0,
-        waiting: BTreeMap::new(),
+        waiting: BTreeSet::new(),
         running: BTreeSet::new(),
         failed: BTreeSet::new(),
         pacing: Pacing::new(config.slice_rows),
@@ -121,7 +130,10 @@ pub(crate) fn start(
     };
     let begun = coordinator.begin(&catalog);
     let report = match begun {
-        Ok(report) => report,
+        Ok(mut report) => {
+            report.warnings.splice(0..0, warnings);
+            report
+        }
         Err(error) => {
             coordinator.end();
             return Err(error);
@@ -170,29 +182,42 @@ impl Coordinator {
 
     fn run_until_end(&mut self) {
         loop {
-            let has_moved = match self.step() {
-                Ok(has_moved) => has_moved,
-                Err(EngineError::Stopped) => return,
-                Err(error) => {
-                    tracing::error!(%error, "the engine waits for the log");
-                    self.shared.pause();
-                    true
-                }
-            };
-            let command = if has_moved {
-                self.commands.try_recv().ok()
-            } else {
-                match self.commands.recv_timeout(self.until_checkpoint()) {
-                    Ok(command) => Some(command),
-                    Err(RecvTimeoutError::Timeout) => None,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                }
-            };
-            if command.map_or(Flow::On, |command| self.obey(command)) == Flow::End {
+            let turn = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.turn()));
+            if self.look_for_damage(turn) == Flow::End {
                 return;
             }
-            self.checkpoint_if_due();
         }
+    }
+
+    /// A step, and what was asked for in the meantime.
+    fn turn(&mut self) -> Flow {
+        let has_moved = match self.step() {
+            Ok(has_moved) => has_moved,
+            Err(EngineError::Stopped) => return Flow::End,
+            Err(error) => {
+                tracing::error!(%error, "the engine waits for the log");
+                self.shared.pause();
+                true
+            }
+        };
+        let command = if has_moved {
+            self.commands.try_recv().ok()
+        } else {
+            match self.commands.recv_timeout(self.until_checkpoint()) {
+                Ok(command) => Some(command),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return Flow::End,
+            }
+        };
+        if command.map_or(Flow::On, |command| self.obey(command)) == Flow::End {
+            return Flow::End;
+        }
+        if self.shared.state.is_over() {
+            // Lanes at rest give back memory, too.
+            self.lanes.values().for_each(|lane| lane.wake());
+        }
+        self.checkpoint_if_due();
+        Flow::On
     }
 
     pub(super) fn obey(&mut self, command: Command) -> Flow {
@@ -226,6 +251,8 @@ impl Coordinator {
                 // Lanes may wait for it before they are merged.
                 if self.waiting.is_empty() || self.shared.gives_up() { Ok(()) } else { self.take_catalog() }
             }
+            // It is looked for after each turn.
+            Command::Damaged => Ok(()),
             Command::Stop => {
                 self.last_checkpoint();
                 return Flow::End;

@@ -234,7 +234,15 @@ impl Frontiers {
     }
 
     pub(crate) fn remove_lane(&mut self, id: LaneId) {
-        self.lanes.remove(&id);
+        let stops = self.lanes.remove(&id).map(|lane| lane.stops).unwrap_or_default();
+        for stop in stops {
+            // Who waits for it finds nothing there, and asks anew.
+            if let Stop::Pin(_, slot) = stop
+                && let Some(slot) = slot.upgrade()
+            {
+                let _ = slot.set(Arc::default());
+            }
+        }
         self.lane_of.retain(|_, lane| *lane != id);
         self.count_readers();
     }

@@ -117,7 +117,9 @@ impl Lane {
             let is_handed_over = self.run_until_end();
             shared.send(if is_handed_over { Command::Surrendered(Box::new(self)) } else { Command::Ended(id) });
         }));
-        if ended.is_err() {
+        if ended.is_err() && shared.state.is_damaged() {
+            shared.send(Command::Damaged);
+        } else if ended.is_err() {
             tracing::error!("a lane has panicked; views stand still until a restart");
             shared.send(Command::Broken);
         }

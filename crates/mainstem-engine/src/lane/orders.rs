@@ -1,16 +1,15 @@
 //! What a lane does at a cut that the coordinator names: gives its part of a checkpoint, takes in a view, hands itself over.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use mainstem_catalog::RelationId;
-use mainstem_sql::OperatorId;
 
-use super::{Command, Contents, InputState, Lane, LaneId, ViewState, again};
+use super::{Command, Contents, Lane, LaneId, again};
 use crate::backfill::{Backfill, Frontier};
-use crate::collection::Version;
+use crate::checkpoint::{Kept, LaneState};
 use crate::error::EngineError;
 use crate::input_log::{Cut, LogError};
+use crate::state::Handed;
 
 /// Something to do at a cut. The lane does not go beyond it before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,18 +27,16 @@ pub(crate) enum What {
     Surrender,
 }
 
-/// What of a lane goes into a checkpoint. Collections are shared, the rest is small or serialised.
+/// What of a lane goes into a checkpoint.
 #[derive(Debug)]
 pub(crate) struct LanePart {
     pub(crate) lane: LaneId,
     /// Of the checkpoint.
     pub(crate) sequence: u64,
-    pub(crate) cut: Cut,
-    /// Its sources.
-    pub(crate) inputs: BTreeMap<RelationId, InputState>,
-    pub(crate) views: BTreeMap<RelationId, ViewState>,
-    pub(crate) operators: Vec<(RelationId, OperatorId, Vec<u8>)>,
-    pub(crate) collections: BTreeMap<RelationId, Arc<Version>>,
+    /// Its cut, its views, its sources.
+    pub(crate) state: LaneState,
+    pub(crate) relations: BTreeMap<RelationId, Kept>,
+    pub(crate) handed: Vec<Handed>,
 }
 
 impl Lane {
@@ -67,19 +64,20 @@ impl Lane {
     }
 
     /// Everything as it stands, which is so at `cut`, too.
-    fn part(&self, sequence: u64, cut: Cut) -> LanePart {
-        let mut operators = Vec::new();
-        for (id, view) in &self.views {
-            view.circuit().save(&mut |operator, bytes| operators.push((*id, operator, bytes.to_vec())));
-        }
+    fn part(&mut self, sequence: u64, cut: Cut) -> LanePart {
+        let relations = self.views.iter_mut().map(|(id, view)| (*id, view.keep())).collect();
+        let state = LaneState {
+            cut,
+            views: self.views.keys().copied().collect(),
+            inputs: self.sources.iter().map(|(id, input)| (*id, input.state.clone())).collect(),
+        };
+        let layers = self.views.values().filter_map(|view| view.collection.layers());
         LanePart {
             lane: self.id,
             sequence,
-            cut,
-            inputs: self.sources.iter().map(|(id, input)| (*id, input.state.clone())).collect(),
-            views: self.views.iter().map(|(id, view)| (*id, view.counters.clone())).collect(),
-            operators,
-            collections: self.views.iter().map(|(id, view)| (*id, view.collection.version())).collect(),
+            state,
+            relations,
+            handed: layers.map(|layers| layers.hand_over()).collect(),
         }
     }
 

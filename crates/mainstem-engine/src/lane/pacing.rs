@@ -27,6 +27,13 @@ impl Pacing {
         Pacing { entries: ENTRIES_MAX, weight: weight_max as u64, weight_max: weight_max as u64 }
     }
 
+    /// From now on at most this.
+    pub(crate) fn limit(&mut self, weight_max: usize) {
+        self.weight_max = weight_max as u64;
+        // Without a limit before, or with another one, the size is the most that may be.
+        self.weight = self.weight_max;
+    }
+
     /// The cut of the next version after `after`, not beyond `limit`; none when there is nothing new. `weight_until` tells
     /// what lies before a cut.
     pub(crate) fn next_cut(

@@ -1,22 +1,42 @@
-//! From a checkpoint back to tables and lanes.
+//! From a checkpoint back to tables and lanes; and from a store that is damaged to one that is empty.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use mainstem_catalog::{Catalog, Relation, RelationId, RelationKind};
+use mainstem_catalog::{Catalog, RelationId, RelationKind};
+use mainstem_state::{Disk, StateError, newest, open_files, open_lsm};
 
-use super::checkpoints::Held;
-use super::coordinator::Coordinator;
+use super::coordinator::{Coordinator, LaneHandle};
 use super::shared::has_collection;
 use super::tables::{positions, times};
 use super::topology::LaneParts;
-use super::{Content, Input, JobState, View};
+use super::{Command, Content, Flow, Input, JobState, View};
 use crate::checkpoint::{self, LaneState, Loaded};
 use crate::collection::Collection;
-use crate::engine::RestoreReport;
+use crate::engine::{EngineConfig, RestoreReport};
 use crate::error::EngineError;
 use crate::incremental::Shards;
 use crate::input_log::Cut;
+use crate::state::{Layers, Owner, StateRoot};
+
+/// Of the memory for state, what the store may keep of its files.
+const CACHE_PART: u64 = 16;
+const CACHE_BYTES_MAX: u64 = 32 << 20;
+
+/// Opens the store. Answers what is to be told of it, too.
+pub(super) fn open_state(
+    disk: &Arc<dyn Disk>,
+    config: &EngineConfig,
+) -> Result<(Arc<StateRoot>, Vec<String>), EngineError> {
+    let cache_bytes = (config.state_memory_bytes / CACHE_PART).min(CACHE_BYTES_MAX);
+    let mut opened = match &config.state_path {
+        Some(path) => open_lsm(path, cache_bytes)?,
+        None => open_files(disk.clone(), &format!("{}/state", config.directory))?,
+    };
+    let warnings = std::mem::take(&mut opened.warnings);
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}; history is read again"));
+    Ok((StateRoot::new(opened, config.state_memory_bytes, 0), warnings))
+}
 
 /// What came back.
 #[derive(Default)]
@@ -32,20 +52,38 @@ impl Coordinator {
     /// Stands where the newest usable checkpoint was, or before everything, and starts its lanes. All that the catalog has is
     /// registered as not ready until it is published.
     pub(super) fn restore(&mut self, catalog: &Arc<Catalog>) -> Result<RestoreReport, EngineError> {
-        let (newest, shards) = (self.shared.input.newest(), self.config.shards);
-        let mut restored = Restored::default();
-        let mut accept = |loaded: Loaded| {
-            let last = loaded.lanes.iter().map(|lane| lane.cut).fold(loaded.cut, Cut::max);
-            if last > newest {
+        let old_files = newest(&*self.disk, &self.config.directory).map_err(StateError::from)?;
+        let (newest, state, shards) = (self.shared.input.newest(), self.shared.state.clone(), self.config.shards);
+        let mut warnings = Vec::new();
+        self.checkpoints.has_old_files = !old_files.is_empty();
+        let loaded = match checkpoint::load(&state)? {
+            Ok(Some(loaded)) => {
+                let last = loaded.lanes.iter().map(|lane| lane.cut).fold(loaded.cut, Cut::max);
                 let text = format!("it stands at cut {last}, beyond the log's newest, {newest}");
-                return Err(EngineError::Checkpoint(text));
+                if last > newest { Err(EngineError::Checkpoint(text)) } else { Ok(Some(loaded)) }
             }
-            restored = rebuild(catalog, loaded, shards)?;
-            Ok(())
+            loaded => loaded,
         };
-        let (mut warnings, sequence) = checkpoint::load(&*self.disk, &self.config.directory, &mut accept)?;
+        let rebuilt = loaded.and_then(|loaded| match loaded {
+            Some(loaded) => rebuild(catalog, &state, loaded, shards),
+            None => {
+                warnings.extend(old_files.first().map(|newest| {
+                    tracing::warn!(newest, "checkpoints of an earlier build are not read; history is");
+                    format!("checkpoint {newest} is of an earlier build and is not used: history is read again")
+                }));
+                Ok(Restored::default())
+            }
+        });
+        let mut restored = match rebuilt {
+            Ok(restored) => restored,
+            Err(error) => {
+                tracing::warn!(%error, "the checkpoint cannot be used; history is read again");
+                warnings.push(format!("the checkpoint is not used: {error}"));
+                state.clear()?;
+                Restored::default()
+            }
+        };
         warnings.append(&mut restored.warnings);
-        self.checkpoints.sequence = sequence;
         self.cut = restored.cut;
         self.inputs = restored.inputs;
         self.tables = restored.tables;
@@ -55,9 +93,6 @@ impl Coordinator {
         let tables = self.contents();
         self.shared.publish(|all| all.begin(self.cut, tables));
         let least = restored.lanes.iter().map(|lane| lane.cut).fold(self.cut, Cut::min);
-        let of = |input: &Input| input.state.partitions.clone();
-        let mut held = Held::default();
-        held.tables = self.inputs.iter().map(|(id, input)| (*id, of(input))).collect();
         let mut views: BTreeSet<RelationId> = BTreeSet::new();
         for mut lane in restored.lanes {
             views.extend(lane.views.keys());
@@ -66,11 +101,8 @@ impl Coordinator {
                 let ends = positions(&*log, input.topic, self.cut)?;
                 self.sources.insert(*id, (input.topic, ends));
             }
-            let positions = lane.sources.iter().map(|(id, input)| (*id, of(input))).collect();
-            let id = self.start_lane(lane)?;
-            held.lanes.insert(id, positions);
+            self.start_lane(lane)?;
         }
-        self.checkpoints.restored(held);
         for relation in catalog.relations().filter(|relation| has_collection(relation)) {
             if !self.tables.contains_key(&relation.id) && !views.contains(&relation.id) {
                 self.shared.set_job(relation, JobState::Waiting);
@@ -92,30 +124,105 @@ impl Coordinator {
     }
 }
 
-/// Damage that only one view has makes that view, and those that read it, read history again.
-fn rebuild(catalog: &Catalog, mut loaded: Loaded, shards: Shards) -> Result<Restored, EngineError> {
+impl Coordinator {
+    /// Empties the store and reads history again, since something in it could not be read.
+    pub(super) fn start_over(&mut self, reason: &str) -> Result<(), EngineError> {
+        tracing::error!(reason, "the state store is damaged; it is emptied, and history is read again");
+        // Nothing that reads the store goes on.
+        self.shared.restart_jobs();
+        self.lanes.values().for_each(LaneHandle::end);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        for command in self.commands.try_iter().collect::<Vec<_>>() {
+            match command {
+                Command::Checkpointed(result) => self.checkpointed(result),
+                Command::Part(part) => self.take_part(*part),
+                // Of what is no more.
+                Command::Caught(_)
+                | Command::Failed(..)
+                | Command::Joined(_)
+                | Command::Surrendered(_)
+                | Command::Ended(_)
+                | Command::Damaged
+                | Command::Broken => {}
+                Command::Advanced | Command::Catalog | Command::Checkpoint(_) | Command::Stop | Command::Abandon => {
+                    self.shared.send(command)
+                }
+            }
+        }
+        self.give_up_gathering();
+        let merging = self.lanes.values().filter_map(|lane| lane.merging.as_ref()).flat_map(|merging| merging.lanes());
+        let lanes: Vec<_> = self.lanes.keys().copied().chain(merging).collect();
+        self.shared.publish(|all| lanes.into_iter().for_each(|id| all.remove_lane(id)));
+        self.lanes.clear();
+        self.running.clear();
+        self.waiting.clear();
+        self.failed.clear();
+        self.tables.clear();
+        self.inputs.clear();
+        self.sources.clear();
+        self.shared.decoded.retain(|_| false);
+        self.shared.state.clear()?;
+        self.take_catalog()?;
+        self.checkpoints.want();
+        Ok(())
+    }
+
+    /// After a turn: whether there is nothing more to do. What of the turn rested on a damaged store is dropped with all the
+    /// rest.
+    pub(super) fn look_for_damage(&mut self, turn: std::thread::Result<Flow>) -> Flow {
+        if let Ok(Flow::End) = turn {
+            return Flow::End;
+        }
+        let Some(reason) = self.shared.state.take_damage() else {
+            return turn.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        };
+        match self.start_over(&reason) {
+            Ok(()) => Flow::On,
+            Err(EngineError::Stopped) => Flow::End,
+            Err(error) => {
+                tracing::error!(%error, "the state store cannot be emptied; the engine tries again");
+                self.shared.state.note_damage(&error);
+                self.shared.pause();
+                Flow::On
+            }
+        }
+    }
+}
+
+/// What cannot be used of one view makes that view, and those that read it, read history again.
+fn rebuild(
+    catalog: &Catalog,
+    state: &Arc<StateRoot>,
+    mut loaded: Loaded,
+    shards: Shards,
+) -> Result<Restored, EngineError> {
+    state.begin_at(loaded.generation);
     let mut restored = Restored { cut: loaded.cut, ..Restored::default() };
     for relation in catalog.relations().filter(|relation| matches!(relation.kind, RelationKind::Table(_))) {
         let id = relation.id;
-        let Some(state) = loaded.inputs.remove(&id) else { continue };
-        let input = Input::with_state(relation, Some(state))?;
+        let (Some(read), Some(kept)) = (loaded.inputs.remove(&id), loaded.relations.remove(&id)) else { continue };
+        let input = Input::with_state(relation, Some(read))?;
         let codec = input.table_codec().expect("a table");
         let mut collection = Collection::try_new(codec.schema().clone(), codec.key_kind())?;
-        put_back(&mut collection, loaded.cut, loaded.chunks.remove(&id))?;
+        let owner = Owner { relation: id, generation: kept.generation };
+        collection.attach(&Layers::new(state.clone(), owner, true), kept.cut, &kept.content)?;
         restored.tables.insert(id, collection);
         restored.inputs.insert(id, input);
     }
-    for mut state in std::mem::take(&mut loaded.lanes) {
+    for mut lane in std::mem::take(&mut loaded.lanes) {
         let is_source =
             |id: RelationId| catalog.relation(id).is_some_and(|it| matches!(it.kind, RelationKind::Source(_)));
-        state.inputs.retain(|(id, _)| is_source(*id));
+        lane.inputs.retain(|(id, _)| is_source(*id));
         let mut views: BTreeMap<RelationId, View> = BTreeMap::new();
-        for relation in catalog.relations().filter(|relation| state.views.contains(&relation.id)) {
-            match restore_view(relation, &state, &mut loaded, (&restored, &views), shards) {
-                Ok(Some(view)) => {
+        for relation in catalog.relations().filter(|relation| lane.views.contains(&relation.id)) {
+            let Some(kept) = loaded.relations.remove(&relation.id) else { continue };
+            let view = View::restored(relation, kept, state, shards);
+            match view.and_then(|view| with_inputs(view, &lane, &restored, &views)) {
+                Ok(view) => {
                     views.insert(relation.id, view);
                 }
-                Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(view = %relation.name, %error, "the view's state cannot be used; it reads history again");
                     restored.warnings.push(format!("view \"{}\" reads history again: {error}", relation.name));
@@ -123,30 +230,25 @@ fn rebuild(catalog: &Catalog, mut loaded: Loaded, shards: Shards) -> Result<Rest
             }
         }
         for views in apart(views) {
-            let lane = lane_of(catalog, &state, views, &restored)?;
-            restored.lanes.push(lane);
+            let parts = lane_of(catalog, &lane, views, &restored)?;
+            restored.lanes.push(parts);
         }
     }
     Ok(restored)
 }
 
-fn restore_view(
-    relation: &Arc<Relation>,
+/// The view, if what it reads is there as well.
+fn with_inputs(
+    view: View,
     lane: &LaneState,
-    loaded: &mut Loaded,
-    (restored, views): (&Restored, &BTreeMap<RelationId, View>),
-    shards: Shards,
-) -> Result<Option<View>, EngineError> {
-    let id = relation.id;
-    let Some(state) = loaded.views.remove(&id) else { return Ok(None) };
-    let cut = state.cut;
-    let mut view = View::restored(relation, state, loaded.operators.remove(&id).unwrap_or_default(), shards)?;
-    put_back(&mut view.collection, cut, loaded.chunks.remove(&id))?;
+    restored: &Restored,
+    views: &BTreeMap<RelationId, View>,
+) -> Result<View, EngineError> {
     let is_table = |id: &RelationId| restored.tables.contains_key(id) && lane.cut == restored.cut;
     let is_source = |id: &RelationId| lane.inputs.iter().any(|(input, _)| input == id);
     let is_here = |id: &RelationId| is_table(id) || is_source(id) || views.contains_key(id);
     match view.reads.iter().find(|id| !is_here(id)) {
-        None => Ok(Some(view)),
+        None => Ok(view),
         Some(missing) => Err(EngineError::State(format!("relation {} below it is not in the checkpoint", missing.0))),
     }
 }
@@ -185,8 +287,4 @@ fn lane_of(
         }
     }
     Ok(LaneParts { cut: state.cut, sources, tables, views })
-}
-
-fn put_back(collection: &mut Collection, cut: Cut, chunks: Option<Vec<Vec<u8>>>) -> Result<(), EngineError> {
-    chunks.unwrap_or_default().iter().try_for_each(|chunk| collection.restore_chunk(cut, chunk))
 }

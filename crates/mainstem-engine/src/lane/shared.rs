@@ -17,9 +17,11 @@ use super::decoded::DecodedSteps;
 use super::frontier::{Contents, Demand, Frontiers, LaneId, Plan, Published};
 use super::{Lane, LanePart};
 use crate::backfill::Backfill;
+use crate::backfill_pace::Pace;
 use crate::engine::{EngineConfig, EngineStats, JobStatus};
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, OutputLog};
+use crate::state::StateRoot;
 use crate::ticker::NewestTick;
 
 /// Slices of a source that are kept for lanes which come to them later.
@@ -46,10 +48,12 @@ pub(crate) enum Command {
     Ended(LaneId),
     /// A lane has panicked.
     Broken,
+    /// The state store could not be read; [`StateRoot`] knows why.
+    Damaged,
     /// A checkpoint is wanted.
     Checkpoint(Sender<Result<Cut, EngineError>>),
     /// The checkpoint thread has finished one.
-    Checkpointed(Result<Cut, EngineError>),
+    Checkpointed(Result<(Cut, u64), EngineError>),
     /// A last checkpoint, then the end.
     Stop,
     /// The end at once, as if killed.
@@ -65,6 +69,8 @@ pub(crate) enum JobState {
     Running,
     /// At the lane's door.
     Joining,
+    /// Ready, and about to take the place of another.
+    Switching,
     /// Never.
     Failed(String),
 }
@@ -75,6 +81,7 @@ impl fmt::Display for JobState {
             JobState::Waiting => f.write_str("waiting"),
             JobState::Running => f.write_str("running"),
             JobState::Joining => f.write_str("joining"),
+            JobState::Switching => f.write_str("switching"),
             JobState::Failed(reason) => write!(f, "failed: {reason}"),
         }
     }
@@ -86,6 +93,16 @@ pub(crate) struct Progress {
     pub(crate) rows_done: AtomicU64,
     pub(crate) rows_total: AtomicU64,
     pub(crate) cancelled: AtomicBool,
+    pub(crate) pace: Pace,
+    /// When it began to read, monotonic; 0 before.
+    pub(crate) begun_us: AtomicU64,
+}
+
+impl Progress {
+    fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        self.pace.end();
+    }
 }
 
 #[derive(Debug)]
@@ -102,6 +119,7 @@ pub(crate) struct Shared {
     pub(crate) output: Arc<dyn OutputLog>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: EngineConfig,
+    pub(crate) state: Arc<StateRoot>,
     commands: Sender<Command>,
     is_woken: AtomicBool,
     has_stopped: AtomicBool,
@@ -129,7 +147,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         (input, output, clock): (Arc<dyn InputLog>, Arc<dyn OutputLog>, Arc<dyn Clock>),
-        config: EngineConfig,
+        (config, state): (EngineConfig, Arc<StateRoot>),
         commands: Sender<Command>,
         catalog: Arc<Catalog>,
     ) -> Shared {
@@ -139,6 +157,7 @@ impl Shared {
             clock,
             decoded: DecodedSteps::new(config.slice_rows * DECODED_SLICES),
             config,
+            state,
             commands,
             is_woken: AtomicBool::new(false),
             has_stopped: AtomicBool::new(false),
@@ -208,7 +227,7 @@ impl Shared {
     pub(crate) fn stopped(&self) {
         self.has_stopped.store(true, Ordering::Release);
         for job in self.jobs.lock().values() {
-            job.progress.cancelled.store(true, Ordering::Release);
+            job.progress.cancel();
         }
         self.moved();
         self.jobs_changed();
@@ -234,8 +253,12 @@ impl Shared {
             }
             jobs.retain(|id, job| {
                 let is_live = catalog.relation(*id).is_some();
-                if !is_live {
-                    job.progress.cancelled.store(true, Ordering::Release);
+                match catalog.relation(*id) {
+                    Some(relation) => {
+                        job.relation = relation.clone();
+                        job.progress.pace.set(Pace::rate_of(relation));
+                    }
+                    None => job.progress.cancel(),
                 }
                 is_live
             });
@@ -255,6 +278,14 @@ impl Shared {
         };
         self.jobs_changed();
         progress
+    }
+
+    /// What reads history gives up; the jobs stay, to be begun again.
+    pub(super) fn restart_jobs(&self) {
+        for job in self.jobs.lock().values_mut() {
+            std::mem::take(&mut job.progress).cancelled.store(true, Ordering::Release);
+        }
+        self.moved();
     }
 
     /// The relation is readable. Told also when it has no job: somebody may wait for it all the same.
@@ -283,17 +314,35 @@ impl Shared {
     }
 
     pub(crate) fn jobs(&self) -> Vec<JobStatus> {
+        let catalog = self.catalog();
         // What is published is ready, also while the lane has not said so yet.
         let frontiers = self.frontiers.lock();
         let jobs = self.jobs.lock();
         let status = |job: &Job| {
             let done = job.progress.rows_done.load(Ordering::Relaxed);
             let total = job.progress.rows_total.load(Ordering::Relaxed);
-            JobStatus::new(&job.relation, done, total.max(done), &job.state)
+            let mut status = JobStatus::new(&job.relation, done, total.max(done), &job.state);
+            if job.progress.pace.is_paused() && job.state == JobState::Running {
+                status.state = "paused".to_owned();
+            }
+            let begun_us = job.progress.begun_us.load(Ordering::Relaxed);
+            if begun_us > 0 {
+                let now_us = u64::try_from(self.clock.monotonic().as_micros()).unwrap_or(u64::MAX);
+                status.elapsed_ms = now_us.saturating_sub(begun_us) / 1000;
+            }
+            status
         };
         let is_ready = |job: &Job| frontiers.has(job.relation.id);
         let views = jobs.values().filter(|job| job.relation.materialized().is_some() && !is_ready(job));
-        views.map(status).collect()
+        let mut all: Vec<JobStatus> = views.map(status).collect();
+        // What is ready and aside is under way until it has its name.
+        let is_building = |id: &RelationId| all.iter().any(|job| job.relation == *id);
+        let ready = catalog.replacements().filter(|(_, replacement)| !replacement.new.iter().any(is_building));
+        let ready = ready.filter_map(|(_, replacement)| catalog.relation(*replacement.new.first()?));
+        let ready: Vec<_> = ready.map(|relation| JobStatus::new(relation, 0, 0, &JobState::Switching)).collect();
+        all.extend(ready);
+        all.sort_by_key(|job| job.relation);
+        all
     }
 
     /// Whether the relation can be read; `NotReady` while it cannot be told yet.
@@ -416,7 +465,7 @@ impl Shared {
     }
 
     pub(crate) fn stats(&self) -> EngineStats {
-        self.stats.lock().clone()
+        EngineStats { state: self.state.memory(), ..self.stats.lock().clone() }
     }
 
     pub(crate) fn with_stats<T>(&self, change: impl FnOnce(&mut EngineStats) -> T) -> T {
@@ -426,7 +475,9 @@ impl Shared {
 
 impl Job {
     fn new(relation: &Arc<Relation>) -> Job {
-        Job { relation: relation.clone(), state: JobState::Waiting, progress: Arc::default() }
+        let progress = Arc::<Progress>::default();
+        progress.pace.set(Pace::rate_of(relation));
+        Job { relation: relation.clone(), state: JobState::Waiting, progress }
     }
 }
 

@@ -28,7 +28,11 @@ impl Lane {
             Some(false) => return Ok(Turn::Moved),
             None => {}
         }
-        let Some(limit) = plan.limit.filter(|limit| *limit > self.cut) else { return Ok(Turn::Rests) };
+        let Some(limit) = plan.limit.filter(|limit| *limit > self.cut) else {
+            // Others may need the memory.
+            self.views.values_mut().for_each(View::keep_within_budget);
+            return Ok(Turn::Rests);
+        };
         self.step(limit, &plan)
     }
 
@@ -143,7 +147,8 @@ impl Lane {
         self.finish_views(cut)?;
         self.cut = cut;
         self.publish();
-        Ok(())
+        // The coordinator begins everything anew.
+        if self.shared.state.is_damaged() { Err(EngineError::Stopped) } else { Ok(()) }
     }
 
     /// The views give what changed, in the order of their ids.
@@ -173,8 +178,11 @@ impl Lane {
         Ok(())
     }
 
-    /// Makes the views at the lane's cut visible.
+    /// Makes the views at the lane's cut visible, unless what they were made of could not be read.
     pub(super) fn publish(&self) {
+        if self.shared.state.is_damaged() {
+            return;
+        }
         let contents = self.contents();
         self.shared.versions.fetch_add(1, Ordering::Relaxed);
         let stats: BTreeMap<_, _> = self.stats().collect();

@@ -15,9 +15,11 @@ use super::{
     BROKEN, CLOCK, Command, Content, Input, JobState, Lane, LaneCommand, LaneId, Pacing, View, again, topic_of_letters,
 };
 use crate::backfill::{Backfill, Context, Frontier};
-use crate::collection::Collection;
+use crate::backfill_pace::Pace;
+use crate::collection::{Collection, ContentState};
 use crate::error::EngineError;
 use crate::input_log::{Cut, LogError};
+use crate::state::{Layers, Owner};
 use crate::ticks::TickReader;
 
 /// Views with less history than a slice divided by this are made at once.
@@ -48,7 +50,7 @@ impl Coordinator {
         let is_live = |id: &RelationId| catalog.relation(*id).is_some();
         self.inputs.retain(|id, _| is_live(id));
         self.tables.retain(|id, _| is_live(id));
-        self.waiting.retain(|id, _| is_live(id));
+        self.waiting.retain(is_live);
         self.running.retain(is_live);
         self.failed.retain(is_live);
         self.shared.forget_jobs();
@@ -67,7 +69,7 @@ impl Coordinator {
                 }
                 RelationKind::MaterializedView(_) if !self.knows_view(relation.id) => {
                     self.shared.set_job(relation, JobState::Waiting);
-                    self.waiting.insert(relation.id, relation.clone());
+                    self.waiting.insert(relation.id);
                 }
                 _ => {}
             }
@@ -111,7 +113,7 @@ impl Coordinator {
 
     fn knows_view(&self, id: RelationId) -> bool {
         self.lanes.values().any(|lane| lane.views.contains(&id))
-            || self.waiting.contains_key(&id)
+            || self.waiting.contains(&id)
             || self.running.contains(&id)
             || self.failed.contains(&id)
     }
@@ -122,6 +124,9 @@ impl Coordinator {
         let mut input = Input::new(relation)?;
         let codec = input.table_codec().expect("a table");
         let mut collection = Collection::try_new(codec.schema().clone(), codec.key_kind())?;
+        let state = self.shared.state.clone();
+        let owner = Owner { relation: relation.id, generation: state.next_generation() };
+        collection.attach(&Layers::new(state, owner, false), Cut::ZERO, &ContentState::default())?;
         let ends = input.ends(&*log, self.cut)?;
         input.hold_from_here(&*log);
         read_table(&self.shared, &mut input, &mut collection, &self.dead_letters, (self.cut, &ends))?;
@@ -133,11 +138,13 @@ impl Coordinator {
     /// Begins every view that waits and whose inputs are here. Answers those that are ready already.
     fn begin_views(&mut self) -> Result<Vec<RelationId>, EngineError> {
         let mut ready = Vec::new();
-        for relation in self.waiting.values().cloned().collect::<Vec<_>>() {
-            let id = relation.id;
+        for id in self.waiting.iter().copied().collect::<Vec<_>>() {
+            // As it is now: its rate may be another than when it began to wait.
+            let Some(relation) = self.catalog.relation(id).cloned() else { continue };
             let context = Context {
                 log: self.log(),
                 config: self.config.clone(),
+                state: self.shared.state.clone(),
                 dead_letters: self.dead_letters.clone(),
                 topic_of_letters: topic_of_letters(&self.shared),
                 catalog: self.catalog.clone(),
@@ -172,10 +179,14 @@ impl Coordinator {
             let below = backfill.below();
             let now = self.shared.with_frontiers(|all| all.common(&below)).map(|now| Frontier::from(&now));
             let rows = now.as_ref().map(|now| backfill.distance(now)).transpose()?;
+            let is_short = |rows: u64| rows <= (self.config.slice_rows / AT_ONCE_PART) as u64;
             match (now, rows) {
-                (Some(now), Some(rows)) if rows <= (self.config.slice_rows / AT_ONCE_PART) as u64 => {
+                (Some(now), Some(rows)) if is_short(rows) && Pace::rate_of(&relation).is_none() => {
                     let shared = self.shared.clone();
                     backfill.advance(&now, &|error: &LogError| again(&shared, error))?;
+                    if self.shared.state.is_damaged() {
+                        return Err(EngineError::State("it could not be read".to_owned()));
+                    }
                     if self.place(backfill)? {
                         ready.push(id);
                     }
@@ -211,7 +222,10 @@ impl Coordinator {
         let body = move || {
             let run = std::panic::AssertUnwindSafe(|| Box::new(backfill).run(&shared));
             // Who waits for the view is told in any case.
-            if std::panic::catch_unwind(run).is_err() {
+            let has_panicked = std::panic::catch_unwind(run).is_err();
+            if shared.state.is_damaged() {
+                shared.send(Command::Damaged);
+            } else if has_panicked {
                 shared.send(Command::Failed(id, BROKEN.to_owned()));
             }
         };
@@ -223,7 +237,7 @@ impl Coordinator {
     /// A backfill's thread is done.
     pub(super) fn take_backfill(&mut self, backfill: Backfill) -> Result<(), EngineError> {
         let relation = backfill.view.relation.clone();
-        if !self.running.remove(&relation.id) {
+        if !self.running.remove(&relation.id) || self.shared.state.is_damaged() {
             return Ok(());
         }
         self.shared.set_job(&relation, JobState::Joining);

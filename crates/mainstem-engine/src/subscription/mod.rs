@@ -9,14 +9,16 @@
 //! common cut it asks them to stop at one.
 //!
 //! Always true here: steps come in order of their cuts, each whole; the sum of what was given up to the end of a step is the
-//! content at its cut; an error that stands in what is followed ends the subscription, and so does its DROP.
+//! content at its cut; an error that stands in what is followed ends the subscription, and so does its DROP. What takes the
+//! place of a relation (CREATE OR REPLACE) with the same columns is followed: the step gives the difference.
 
 mod query;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use mainstem_catalog::{RelationId, RelationKind};
+use mainstem_catalog::{Relation, RelationId, RelationKind};
 use mainstem_sql::{Graph, SqlError};
 use tokio::sync::watch;
 
@@ -73,10 +75,8 @@ pub enum Event {
 pub struct Subscription {
     shared: Arc<Shared>,
     moves: watch::Receiver<u64>,
-    /// Relations that it reads, with their names.
-    reads: Vec<(RelationId, String)>,
-    /// The tables and views among them.
-    stored: Vec<RelationId>,
+    /// Relations that it reads.
+    reads: Vec<Read>,
     demand: Option<Demand>,
     feed: Feed,
     wants_snapshot: bool,
@@ -85,6 +85,16 @@ pub struct Subscription {
     /// Where the step leads that is being given.
     step: Option<Cut>,
 }
+
+/// A relation as the subscription was told to read it, and where its content is now.
+#[derive(Debug)]
+struct Read {
+    relation: Arc<Relation>,
+    now: RelationId,
+}
+
+/// Where contents are.
+type Places = HashMap<RelationId, RelationId>;
 
 #[derive(Debug)]
 enum Feed {
@@ -98,14 +108,11 @@ impl Engine {
     pub fn subscribe(&self, followed: Followed, wants_snapshot: bool) -> Result<Subscription, SqlError> {
         let failed = |error: EngineError| engine_error(&error);
         let catalog = self.shared.catalog();
-        let (mut reads, mut stored) = (Vec::new(), Vec::new());
+        let mut reads = Vec::new();
         for id in followed.relations() {
             self.shared.readiness(id).map_err(failed)?;
             let relation = catalog.relation(id).ok_or_else(|| failed(EngineError::UnknownRelation(id.0)))?;
-            if !matches!(relation.kind, RelationKind::Source(_)) {
-                stored.push(id);
-            }
-            reads.push((id, relation.name.clone()));
+            reads.push(Read { relation: relation.clone(), now: id });
         }
         let feed = match followed {
             Followed::Relation(id) => Feed::Relation { id, given: None, rest: None },
@@ -117,7 +124,7 @@ impl Engine {
         shared.subscriptions.fetch_add(1, Ordering::Relaxed);
         let moves = shared.moves();
         let demand = None;
-        Ok(Subscription { shared, moves, reads, stored, demand, feed, wants_snapshot, given: None, step: None })
+        Ok(Subscription { shared, moves, reads, demand, feed, wants_snapshot, given: None, step: None })
     }
 }
 
@@ -155,15 +162,16 @@ impl Subscription {
 
     /// The step to this version begins.
     fn begin(&mut self, to: &Published) -> Result<Cut, SqlError> {
-        for (id, name) in &self.reads {
-            if let Some(message) = to.relations.get(id).and_then(|content| content.error.as_ref()) {
-                return Err(view_error(name, message));
+        for read in &self.reads {
+            if let Some(message) = to.relations.get(&read.now).and_then(|content| content.error.as_ref()) {
+                return Err(view_error(&read.relation.name, message));
             }
         }
+        let places: Places = self.reads.iter().map(|read| (read.relation.id, read.now)).collect();
         let skips = self.given.is_none() && !self.wants_snapshot;
         match &mut self.feed {
             Feed::Relation { id, given, rest } => {
-                let now = to.relations[id].version.clone();
+                let now = to.relations[&places[id]].version.clone();
                 *rest = match given {
                     None if skips => None,
                     None => Some(now.deltas(PART_ROWS)),
@@ -171,7 +179,7 @@ impl Subscription {
                 };
                 *given = Some(now);
             }
-            Feed::Query(query) => query.begin(to, skips)?,
+            Feed::Query(query) => query.begin(to, &places, skips)?,
         }
         self.step = Some(to.cut);
         Ok(to.cut)
@@ -196,19 +204,45 @@ impl Subscription {
 
     /// What is there of it; else lanes that have nothing in common are asked for it.
     fn found(&mut self) -> Option<Published> {
-        let Some(given) = self.given else { return self.shared.pin(&self.stored, Cut::ZERO, &mut self.demand) };
+        let stored = self.stored();
+        let Some(given) = self.given else { return self.shared.pin(&stored, Cut::ZERO, &mut self.demand) };
         let after = Cut(given.0.saturating_add(1));
-        let next = self.shared.with_frontiers(|all| all.next_common(&self.stored, given));
-        next.or_else(|| self.shared.pin(&self.stored, after, &mut self.demand))
+        let next = self.shared.with_frontiers(|all| all.next_common(&stored, given));
+        next.or_else(|| self.shared.pin(&stored, after, &mut self.demand))
     }
 
-    fn check_defined(&self) -> Result<(), SqlError> {
+    /// The tables and views that it reads, where they are now.
+    fn stored(&self) -> Vec<RelationId> {
+        let is_stored = |read: &&Read| !matches!(read.relation.kind, RelationKind::Source(_));
+        self.reads.iter().filter(is_stored).map(|read| read.now).collect()
+    }
+
+    fn check_defined(&mut self) -> Result<(), SqlError> {
         let catalog = self.shared.catalog();
-        match self.reads.iter().find(|(id, _)| catalog.relation(*id).is_none()) {
-            None => Ok(()),
-            Some((_, name)) => Err(SqlError::new("42P01", format!("relation \"{name}\" was dropped"))
-                .with_detail("The subscription to it has ended.")),
+        for read in &mut self.reads {
+            if catalog.relation(read.now).is_some() {
+                continue;
+            }
+            let name = &read.relation.name;
+            let Some(next) = catalog.successor(read.now) else {
+                return Err(SqlError::new("42P01", format!("relation \"{name}\" was dropped"))
+                    .with_detail("The subscription to it has ended."));
+            };
+            let shape = |relation: &Relation| {
+                let columns = relation.columns.iter();
+                columns.map(|column| (column.name.clone(), column.sql_type.clone())).collect::<Vec<_>>()
+            };
+            if shape(next) != shape(&read.relation) {
+                return Err(SqlError::new(
+                    "55000",
+                    format!("relation \"{name}\" was replaced by one with other columns"),
+                )
+                .with_detail("The subscription to it has ended.")
+                .with_hint("Subscribe again."));
+            }
+            read.now = next.id;
         }
+        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use mainstem_catalog::{Catalog, RelationId, RelationKind};
 use mainstem_sql::{ClockUse, Graph, Operator, SqlError};
 
-use super::PART_ROWS;
+use super::{PART_ROWS, Places};
 use crate::batch::{engine_error, log_error, view_error};
 use crate::collection::{Deltas, Version};
 use crate::delta::Delta;
@@ -83,12 +83,12 @@ impl QueryFeed {
     }
 
     /// A step to this version begins. `skips`: nobody wants what it gives, and operators without state need not see it.
-    pub(super) fn begin(&mut self, to: &Published, skips: bool) -> Result<(), SqlError> {
+    pub(super) fn begin(&mut self, to: &Published, places: &Places, skips: bool) -> Result<(), SqlError> {
         self.to = to.cut;
         self.is_finished = false;
         let skips = skips && !self.has_state;
         for (id, before) in &mut self.below {
-            let now = to.relations[id].version.clone();
+            let now = to.relations[&places[id]].version.clone();
             let deltas = match &before {
                 None if skips => None,
                 None => Some(now.deltas(PART_ROWS)),

@@ -30,9 +30,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use mainstem_catalog::{Catalog, RelationId};
+use mainstem_catalog::{Catalog, Relation, RelationId};
 use mainstem_sql::SqlError;
 use mainstem_state::Clock;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use crate::batch::{ContextOptions, ReadPoint, engine_error};
 use crate::engine::Engine;
@@ -60,12 +62,27 @@ pub struct DmlResult {
     pub cut: Option<Cut>,
 }
 
+/// A task that ends when nobody waits for it.
+struct Running<T>(JoinHandle<T>);
+
+impl<T> Drop for Running<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Nobody writes to a table while this lives.
+#[derive(Debug)]
+pub struct Quiet(#[expect(dead_code, reason = "held, not read")] sequencer::Locked);
+
 /// Writes to tables. A clone is another handle.
 #[derive(Clone, Debug)]
 pub struct Tables {
     engine: Engine,
     options: ContextOptions,
     sequencers: Arc<Sequencers>,
+    /// Where statements are computed; else by whoever waits for them.
+    threads: Option<Handle>,
 }
 
 impl Tables {
@@ -73,7 +90,13 @@ impl Tables {
     #[must_use]
     pub fn new(engine: Engine, clock: Arc<dyn Clock>, options: ContextOptions) -> Tables {
         let sequencers = Arc::new(Sequencers::new(engine.clone(), clock));
-        Tables { engine, options, sequencers }
+        Tables { engine, options, sequencers, threads: None }
+    }
+
+    /// Computes statements on these threads, so that one that takes long does not hold up its own cancellation.
+    #[must_use]
+    pub fn on_threads(self, threads: Handle) -> Tables {
+        Tables { threads: Some(threads), ..self }
     }
 
     /// Runs a statement and returns when its change is durable; inside a transaction, when it is buffered. On an error
@@ -86,8 +109,7 @@ impl Tables {
                 let snapshot = transaction.snapshot(&self.engine, plan.at_least).await?;
                 let image = transaction.image(&self.engine, &target).await?;
                 let at = ReadPoint { at_least: plan.at_least, transaction: Some(snapshot) };
-                let written = statement::run(self, &plan, &target, &image, &at).await?;
-                let result = self.result_of(&plan, &target, &written, None).await?;
+                let (written, result) = self.compute(plan, &target, &image, at).await?;
                 transaction.keep(&target, &image, written);
                 Ok(result)
             }
@@ -95,8 +117,7 @@ impl Tables {
                 let mut table = self.sequencers.lock(&target.relation).await?;
                 let image = self.sequencers.image(&mut table, &target.relation).await?;
                 let at = ReadPoint { at_least: plan.at_least, transaction: None };
-                let written = statement::run(self, &plan, &target, &image, &at).await?;
-                let mut result = self.result_of(&plan, &target, &written, None).await?;
+                let (written, mut result) = self.compute(plan, &target, &image, at).await?;
                 drop(image);
                 if !written.overlay.is_empty() {
                     let accepting = Accepting { table, relation: target.relation.clone(), overlay: written.overlay };
@@ -124,15 +145,35 @@ impl Tables {
         Box::pin(self.execute(transaction, plan)).await
     }
 
-    async fn result_of(
+    /// What the statement writes, and its result without a cut. Ends when the future is dropped.
+    async fn compute(
         &self,
-        plan: &DmlPlan,
+        plan: DmlPlan,
         target: &Target,
-        written: &Written,
-        cut: Option<Cut>,
-    ) -> Result<DmlResult, DmlError> {
-        let returning = statement::returning(self, plan, target, written).await?;
-        Ok(DmlResult { rows_affected: written.affected, returning, cut })
+        image: &Image,
+        at: ReadPoint,
+    ) -> Result<(Written, DmlResult), DmlError> {
+        let (tables, target, image) = (self.clone(), target.clone(), image.clone());
+        let work = async move {
+            let written = statement::run(&tables, &plan, &target, &image, &at).await?;
+            let returning = statement::returning(&tables, &plan, &target, &written).await?;
+            let result = DmlResult { rows_affected: written.affected, returning, cut: None };
+            Ok((written, result))
+        };
+        match &self.threads {
+            None => work.await,
+            Some(threads) => {
+                let mut running = Running(threads.spawn(work));
+                (&mut running.0).await.unwrap_or_else(|error| Err(DmlError::new("XX000", error.to_string())))
+            }
+        }
+    }
+
+    /// Returns when all that was written to the table is published; nobody writes to it until what is returned is dropped.
+    pub async fn quiet(&self, table: &Relation) -> Result<Quiet, DmlError> {
+        let mut locked = self.sequencers.lock(table).await?;
+        self.sequencers.settle(&mut locked).await?;
+        Ok(Quiet(locked))
     }
 
     /// A transaction, without a snapshot yet. To roll back, drop it.

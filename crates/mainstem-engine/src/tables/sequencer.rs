@@ -136,6 +136,19 @@ impl Sequencers {
         Ok(Image { version, overlay: table.pending.clone() })
     }
 
+    /// Waits until nothing that was accepted is unpublished.
+    pub(super) async fn settle(&self, table: &mut Locked) -> Result<(), DmlError> {
+        if let Some(error) = self.lost.lock().as_ref() {
+            return Err(commit_error(error));
+        }
+        if let Some((last, _)) = table.order.back() {
+            let last = *last;
+            self.engine.wait_published_of(&[], last).await.map_err(|error| engine_error(&error))?;
+            table.published(last);
+        }
+        Ok(())
+    }
+
     /// Appends the changes of all these tables as one entry, if these partitions end where they are said to. Returns when they have their place, and frees the tables then.
     /// If this future is dropped it happens nevertheless.
     pub(super) async fn accept(

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use mainstem_catalog::{Relation, RelationId, RelationKind};
+use mainstem_catalog::{Catalog, Relation, RelationId, RelationKind};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -42,6 +42,8 @@ pub(super) struct TouchedTable {
 #[derive(Debug)]
 struct Pins {
     all: PinnedAll,
+    /// Definitions as they were then.
+    catalog: Arc<Catalog>,
     later: Mutex<HashMap<RelationId, PinnedRelation>>,
 }
 
@@ -57,7 +59,7 @@ impl Snapshot {
     /// The relations as the snapshot has them; waits for the lanes that have not come there yet. One that was created after it
     /// is taken as it is at its first use.
     pub(crate) async fn pinned(&self, engine: &Engine, relations: &[RelationId]) -> Result<Pinned, DmlError> {
-        self.pins.of(engine, relations).await.map_err(|error| engine_error(&error))
+        self.pins.checked(engine, relations).await
     }
 
     /// A statement reads these topics.
@@ -73,6 +75,21 @@ impl Snapshot {
 }
 
 impl Pins {
+    /// [`Pins::of`], unless one of these has taken the place of another since the snapshot: what a transaction has read by a
+    /// name stays what the name means in it.
+    async fn checked(&self, engine: &Engine, relations: &[RelationId]) -> Result<Pinned, DmlError> {
+        let now = engine.shared.catalog();
+        let takes_its_place = |gone: RelationId, id: RelationId| {
+            now.relation(gone).is_none() && now.successor(gone).is_some_and(|next| next.id == id)
+        };
+        let is_new = |id: &RelationId| self.catalog.relations().any(|old| takes_its_place(old.id, *id));
+        if now.version() != self.catalog.version() && relations.iter().any(is_new) {
+            let message = "could not serialize access: a relation was replaced since the transaction began";
+            return Err(DmlError::new("40001", message).with_hint("Run the transaction again."));
+        }
+        self.of(engine, relations).await.map_err(|error| engine_error(&error))
+    }
+
     async fn of(&self, engine: &Engine, relations: &[RelationId]) -> Result<Pinned, EngineError> {
         let catalog = engine.shared.catalog();
         let is_source = |id: &RelationId| {
@@ -167,7 +184,10 @@ impl Transaction {
             None => {
                 // Tables stand there: lanes are asked to stop where they do.
                 engine.wait_published_of(&[], at_least).await.map_err(|error| engine_error(&error))?;
-                let pins = Arc::new(Pins { all: engine.pin_all(), later: Mutex::default() });
+                let all = engine.pin_all();
+                // After that: what was replaced in between is of no concern.
+                let catalog = engine.shared.catalog();
+                let pins = Arc::new(Pins { all, catalog, later: Mutex::default() });
                 self.pins.insert(pins).clone()
             }
         };
@@ -183,7 +203,7 @@ impl Transaction {
         }
         let pins = self.pins.as_ref().expect("the snapshot was taken");
         let id = target.relation.id;
-        let mut pinned = pins.of(engine, &[id]).await.map_err(|error| engine_error(&error))?;
+        let mut pinned = pins.checked(engine, &[id]).await?;
         let version = match pinned.relations.remove(&id) {
             Some(PinnedRelation::Collection(version, None)) => version,
             // What is written to a table that cannot be read would never be seen.

@@ -25,6 +25,7 @@ use rand::rngs::SmallRng;
 
 use super::exact::float_sum;
 use super::tables::{LEFT, RIGHT, Table, sliced};
+use crate::stock::Spilled;
 
 fn name(id: OperatorId, index: usize) -> String {
     format!("n{}_{index}", id.0)
@@ -197,6 +198,8 @@ impl Comparison {
         if let Some(id) = self.breaks {
             circuit.break_operator(id);
         }
+        // Most run with all of their state out of memory between versions.
+        let mut spilled = random.random_bool(0.6).then(|| Spilled::attach(&mut circuit, 0));
         let mut tables = [(LEFT, Table::default()), (RIGHT, Table::default())];
         let schema = graph.output_schema().unwrap();
         let mut content = Delta::empty(&schema);
@@ -214,6 +217,9 @@ impl Comparison {
                 circuit.push(relation, &slice);
             }
             let VersionOutput { output, errors, .. } = circuit.finish_version(None);
+            if let Some(spilled) = &mut spilled {
+                spilled.after_version(&mut circuit);
+            }
             if !errors.is_empty() {
                 return Err(format!("version {version}: errors {errors:?}"));
             }
@@ -225,7 +231,10 @@ impl Comparison {
             }
             seen.rows += content.len();
             if random.random_bool(0.3) && self.breaks.is_none() {
-                circuit = reopened(graph, &circuit);
+                circuit = match &mut spilled {
+                    Some(spilled) => spilled.reopened(graph, &mut circuit),
+                    None => reopened(graph, &circuit),
+                };
             }
         }
         Ok(seen)

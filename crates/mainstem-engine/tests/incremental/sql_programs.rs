@@ -459,11 +459,25 @@ async fn stock(
     answer(&context, text, schema).await
 }
 
+/// For tests of tests.
+#[derive(Clone, Copy, PartialEq)]
+enum Broken {
+    Nothing,
+    /// An operator loses the retractions.
+    Operator,
+    /// Checkpoints lose the deletions of entries of state.
+    Store,
+}
+
 /// Runs one query over random changes. Gives how many rows were compared, or the first difference.
-async fn run(catalog: &Catalog, text: &str, random: &mut SmallRng, is_broken: bool) -> Result<usize, String> {
+async fn run(catalog: &Catalog, text: &str, random: &mut SmallRng, broken: Broken) -> Result<usize, String> {
     let mut view = View::plan(catalog, text, &[]).map_err(|reason| format!("refused: {reason}"))?;
+    let (is_broken, loses_deletions) = (broken == Broken::Operator, broken == Broken::Store);
     if is_broken {
         view.break_operator(OperatorId(random.random_range(0..view.operators()) as u32));
+    }
+    if random.random_bool(0.6) {
+        view.spill().loses_deletions = loses_deletions;
     }
     let mut tables = [(LEFT, Table::default()), (RIGHT, Table::default())];
     let mut compared = 0;
@@ -501,7 +515,7 @@ async fn random_views_equal_the_stock_answer_to_the_same_text() {
         let mut used = writer.used;
         used.sort_unstable();
         used.dedup();
-        match run(&catalog, &text, &mut random, false).await {
+        match run(&catalog, &text, &mut random, Broken::Nothing).await {
             Ok(compared) => {
                 programs += 1;
                 with_rows += usize::from(compared > 0);
@@ -522,12 +536,25 @@ async fn random_views_equal_the_stock_answer_to_the_same_text() {
 
 #[tokio::test]
 async fn a_broken_operator_is_noticed_by_random_views() {
+    let (noticed, tried) = noticed(Broken::Operator).await;
+    println!("{noticed} of {tried} broken circuits noticed");
+    assert!(noticed * 2 > tried, "most breaks show: {noticed} of {tried}");
+}
+
+#[tokio::test]
+async fn a_store_that_loses_deletions_is_noticed_by_random_views() {
+    let (noticed, tried) = noticed(Broken::Store).await;
+    println!("{noticed} of {tried} broken stores noticed");
+    assert!(noticed * 4 > tried, "many breaks show: {noticed} of {tried}");
+}
+
+async fn noticed(broken: Broken) -> (usize, usize) {
     let catalog = catalog();
     let (mut noticed, mut tried) = (0, 0);
     for seed in 1..=60 {
         let mut random = SmallRng::seed_from_u64(seed);
         let text = Writer { random: &mut random, used: Vec::new() }.query();
-        match run(&catalog, &text, &mut random, true).await {
+        match run(&catalog, &text, &mut random, broken).await {
             Err(reason) if reason.starts_with("refused: ") => {}
             Ok(_) => tried += 1,
             Err(reason) => {
@@ -537,6 +564,5 @@ async fn a_broken_operator_is_noticed_by_random_views() {
             }
         }
     }
-    println!("{noticed} of {tried} broken circuits noticed");
-    assert!(noticed * 2 > tried, "most breaks show: {noticed} of {tried}");
+    (noticed, tried)
 }

@@ -11,6 +11,7 @@ use rand::rngs::SmallRng;
 use super::graphs::{GraphBuilder, aggregate, ascending, binary, column, number};
 use super::tables::column as of;
 use super::tables::{self, LEFT, RIGHT};
+use crate::stock::Spilled;
 
 fn graphs() -> Vec<(&'static str, Graph)> {
     let mut all = Vec::new();
@@ -64,10 +65,9 @@ fn graphs() -> Vec<(&'static str, Graph)> {
     all
 }
 
-/// Rows touched by the same small change on top of `state` rows in each relation.
-fn touched(graph: &Graph, state: i64) -> Vec<u64> {
+/// `state` rows, and a few that change.
+fn content_and_change(state: i64) -> (Delta, Delta) {
     let mut random = SmallRng::seed_from_u64(11);
-    let mut circuit = Circuit::new(graph).unwrap();
     let mut rows = |ids: std::ops::Range<i64>| {
         let rows: Vec<_> = ids
             .map(|id| {
@@ -79,7 +79,13 @@ fn touched(graph: &Graph, state: i64) -> Vec<u64> {
         Delta::from_inserts(tables::batch(&rows))
     };
     let content = rows(0..state);
-    let change = rows(-10..10);
+    (content, rows(-10..10))
+}
+
+/// Rows touched by the same small change on top of `state` rows in each relation.
+fn touched(graph: &Graph, state: i64) -> Vec<u64> {
+    let mut circuit = Circuit::new(graph).unwrap();
+    let (content, change) = content_and_change(state);
     for relation in [LEFT, RIGHT] {
         circuit.push(relation, &content);
     }
@@ -102,5 +108,39 @@ fn with_ten_times_the_state_the_same_change_touches_no_more_rows() {
         for (small, large) in small.iter().zip(&large) {
             assert!(*large as f64 <= *small as f64 * 1.5 + 2.0, "{name}: {small} rows, then {large}");
         }
+    }
+}
+
+/// Bytes that a checkpoint after the same small change writes, and units of state that are loaded for it after a restart.
+fn written(graph: &Graph, state: i64) -> (u64, u64) {
+    let mut circuit = Circuit::new(graph).unwrap();
+    let mut spilled = Spilled::attach(&mut circuit, 1 << 30);
+    let (content, change) = content_and_change(state);
+    for relation in [LEFT, RIGHT] {
+        circuit.push(relation, &content);
+    }
+    circuit.finish_version(None);
+    let mut circuit = spilled.reopened(graph, &mut circuit);
+    assert_eq!(spilled.memory().loaded_units, 0, "a restart reads no state");
+    for relation in [LEFT, RIGHT] {
+        circuit.push(relation, &change);
+        circuit.push(relation, &content.slice(20, 10).negate());
+    }
+    assert!(!circuit.finish_version(None).output.is_empty());
+    assert!(circuit.take_failure().is_none());
+    (spilled.checkpoint(&mut circuit), spilled.memory().loaded_units)
+}
+
+#[test]
+fn with_a_hundred_times_the_state_a_checkpoint_of_the_same_change_writes_the_same() {
+    for (name, graph) in graphs() {
+        let ((small, few), (large, many)) = (written(&graph, 200), written(&graph, 20_000));
+        println!(
+            "{name}: {small} bytes, {few} units loaded; with a hundred times the state {large} bytes, {many} units"
+        );
+        assert!(large as f64 <= small as f64 * 1.1 + 16.0, "{name}: {small} bytes, then {large}");
+        // What is in an order without groups is loaded as a whole, once.
+        let is_whole = name.starts_with("top n") || name.starts_with("one group") || name.starts_with("first rows");
+        assert!(many <= few || is_whole, "{name}: {few} units, then {many}");
     }
 }

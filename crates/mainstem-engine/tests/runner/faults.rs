@@ -2,7 +2,7 @@
 
 use mainstem_catalog::{Column, Origin, RelationId, SqlType};
 use mainstem_engine::{EngineError, InputLog, PinnedRelation};
-use mainstem_state::Disk;
+use mainstem_state::{CheckpointWriter, Disk, SectionKey};
 
 use super::world::{Event1, Kind, PATIENCE, SOURCE, SOURCE_TOPIC, TABLE, World, graph_of};
 
@@ -140,4 +140,85 @@ fn unknown_relations_and_stopped_engines_say_so() {
     let pinned = engine.pin(&[SOURCE, TABLE]).expect("what was published stays readable");
     let PinnedRelation::Source { positions } = &pinned.relations[&SOURCE] else { panic!("a source") };
     assert_eq!(positions, &[(0, 0, 0), (1, 0, 0)]);
+}
+
+#[test]
+fn checkpoints_of_builds_before_the_store_are_told_of_and_go_with_the_first_new_one() {
+    let mut world = World::new(7);
+    world.define(Kind::ByKey);
+    world.write_events([(0..50).map(event).collect(), Vec::new()]);
+    let mut writer = CheckpointWriter::create(world.disk.mount(), "engine", 3).expect("begins");
+    writer.section(&SectionKey::new(0, 0, "meta"), b"{\"cut\":1,\"row_format\":\"arrow-row-58\"}").expect("writes");
+    writer.finish().expect("finishes");
+    let (engine, report) = world.open();
+    assert_eq!((report.views_restored, report.warnings.len()), (0, 1));
+    assert!(report.warnings[0].contains("earlier build"), "{report:?}");
+    world.check(&engine);
+    engine.checkpoint_now().expect("a checkpoint");
+    world.kill(engine);
+    assert!(world.disk.files().iter().all(|file| file.starts_with("engine/state/")), "{:?}", world.disk.files());
+    let (engine, report) = world.open();
+    assert_eq!((report.views_restored, report.warnings.len()), (1, 0));
+    world.check(&engine);
+}
+
+#[test]
+fn a_store_that_is_found_damaged_while_the_engine_runs_is_emptied_and_history_read_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut world = World::new(8);
+    world.config.state_path = Some(directory.path().to_owned());
+    world.config.state_memory_bytes = 1 << 10;
+    world.define(Kind::ByKey);
+    world.define(Kind::Filtered);
+    let (engine, _) = world.open();
+    world.write_events([(0..500).map(event).collect(), (0..500).map(event).collect()]);
+    world.check(&engine);
+    engine.checkpoint_now().expect("a checkpoint");
+    world.kill(engine);
+    let (engine, report) = world.open();
+    assert_eq!((report.views_restored, report.warnings.len()), (2, 0));
+    for file in std::fs::read_dir(directory.path().join("store/tables")).expect("lists") {
+        let path = file.expect("a file").path();
+        let mut bytes = std::fs::read(&path).expect("reads");
+        // The blocks of data begin the file.
+        let data = bytes.len() / 2;
+        bytes[..data].iter_mut().for_each(|byte| *byte ^= 0x40);
+        std::fs::write(&path, bytes).expect("writes");
+    }
+    // Reads meet the damage; views are not ready from then on until they are back.
+    world.write_events([(0..50).map(event).collect(), (0..50).map(event).collect()]);
+    let begun = std::time::Instant::now();
+    while engine.stats().state.emptied == 0 {
+        assert!(begun.elapsed() < PATIENCE, "the damage is not noticed");
+        std::thread::yield_now();
+    }
+    world.check(&engine);
+    engine.checkpoint_now().expect("a checkpoint");
+    world.kill(engine);
+    let (engine, report) = world.open();
+    assert_eq!((report.views_restored, report.warnings.len()), (2, 0));
+    world.check(&engine);
+}
+
+#[test]
+fn a_checkpoint_writes_what_changed_however_much_there_is() {
+    let written = |events: i64| {
+        let mut world = World::new(9);
+        world.define(Kind::ByKey);
+        world.define(Kind::Filtered);
+        let (engine, _) = world.open();
+        let every = |v: i64| Some(Event1 { k: v, v, ts: Some(v) });
+        world.write_events([(0..events).map(every).collect(), (0..events).map(every).collect()]);
+        world.check(&engine);
+        engine.checkpoint_now().expect("a checkpoint");
+        let first = engine.stats().checkpoint_bytes;
+        world.write_events([(0..20).map(every).collect(), (0..20).map(every).collect()]);
+        world.check(&engine);
+        engine.checkpoint_now().expect("a checkpoint");
+        (first, engine.stats().checkpoint_bytes)
+    };
+    let (small, large) = (written(200), written(20_000));
+    println!("{small:?} bytes for the first and the second checkpoint; with a hundred times the rows {large:?}");
+    assert!(large.0 > 50 * small.0, "{small:?} {large:?}");
+    assert!(large.1 < small.1 * 3 / 2, "{small:?} {large:?}");
 }

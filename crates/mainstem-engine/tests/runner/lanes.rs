@@ -7,7 +7,6 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use mainstem_catalog::RelationId;
 use mainstem_engine::{Cut, Engine, InputLog, PinnedRelation, Version};
-use mainstem_state::{CheckpointReader, CheckpointWriter, SectionKey, newest};
 
 use super::world::{Event1, Kind, PATIENCE, TABLE, World};
 
@@ -142,48 +141,4 @@ fn a_view_over_two_lanes_makes_them_one_and_shows_both() {
     let (engine, report) = world.open();
     assert_eq!((report.views_restored, report.views_to_backfill), (2, 0), "{report:?}");
     world.check(&engine);
-}
-
-/// Earlier builds had one lane, whose sources stood beside the tables.
-#[test]
-fn a_checkpoint_of_one_lane_that_earlier_builds_wrote_is_read() {
-    let mut world = World::new(4);
-    let by_key = world.define(Kind::ByKey);
-    world.define(Kind::Total(by_key));
-    world.define(Kind::TableTotal);
-    world.define(Kind::Closed);
-    let (engine, _) = world.open();
-    world.write_events([(0..50).map(|v| event(v % 3, v)).collect(), vec![event(1, 1), None]]);
-    world.write_table(&[(1, Some(5)), (2, Some(6))]);
-    world.check(&engine);
-    engine.stop();
-    let disk = world.disk.mount();
-    let sequence = newest(&*disk, &world.config.directory).expect("reads")[0];
-    let mut reader = CheckpointReader::open(&*disk, &world.config.directory, sequence).expect("opens");
-    let mut writer =
-        CheckpointWriter::create(disk.clone(), &world.config.directory, sequence + 1).expect("a new checkpoint");
-    let mut written = BTreeSet::new();
-    while let Some(section) = reader.next_section().expect("whole") {
-        if section.key.name != "lane" {
-            writer.section(&section.key, &section.bytes).expect("writes");
-            continue;
-        }
-        let lane: serde_json::Value = serde_json::from_slice(&section.bytes).expect("JSON");
-        for input in lane["inputs"].as_array().expect("a list") {
-            let id = input[0].as_u64().expect("an id") as u32;
-            if written.insert(id) {
-                let state = serde_json::to_vec(&input[1]).expect("JSON");
-                writer.section(&SectionKey::new(id, 0, "input"), &state).expect("writes");
-            }
-        }
-    }
-    writer.finish().expect("durable");
-    let (engine, report) = world.open();
-    assert_eq!((report.views_restored, report.views_to_backfill, report.warnings.len()), (4, 0, 0), "{report:?}");
-    assert_eq!(report.replay_from, report.checkpoint);
-    world.check(&engine);
-    world.write_events([vec![event(1, 70)], vec![event(2, 80)]]);
-    world.write_table(&[(1, None)]);
-    world.check(&engine);
-    assert_eq!(world.letters().len(), 1);
 }

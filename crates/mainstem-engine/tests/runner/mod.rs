@@ -6,4 +6,5 @@ mod frontier;
 mod lanes;
 mod log;
 mod random_runs;
+mod restart;
 mod world;

@@ -1,5 +1,7 @@
 //! Random programs of writes, new and dropped views, checkpoints, stops and kills.
 
+use std::path::PathBuf;
+
 use mainstem_engine::{Cut, Engine, InputLog};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -145,10 +147,13 @@ fn damage_newest_checkpoint(random: &mut StdRng, world: &World) -> bool {
     true
 }
 
-fn run(seed: u64) {
+fn run(seed: u64, state_path: Option<PathBuf>) {
     println!("MAINSTEM_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut world = World::new(seed);
+    // With hardly any memory for state, with some, with enough.
+    world.config.state_memory_bytes = [2 << 10, 64 << 10, 512 << 20][seed as usize % 3];
+    world.config.state_path = state_path;
     let mut now = 0;
     let (mut engine, _) = world.open();
     for _ in 0..80 {
@@ -178,5 +183,13 @@ fn run(seed: u64) {
 
 #[test]
 fn views_equal_their_definitions_whenever_they_are_made_and_whatever_is_killed() {
-    seeds().into_iter().for_each(run);
+    seeds().into_iter().for_each(|seed| run(seed, None));
+}
+
+#[test]
+fn the_same_holds_with_the_state_in_a_tree_on_a_real_disk() {
+    for seed in seeds().into_iter().take(6) {
+        let directory = tempfile::tempdir().expect("a directory");
+        run(seed, Some(directory.path().to_owned()));
+    }
 }

@@ -3,6 +3,8 @@
 //! Words: a *version* is what the circuit makes of all changes pushed since the one before; the *stock answer* is what
 //! DataFusion gives to the same text over the whole content of the tables.
 
+mod spilled;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -23,6 +25,8 @@ use mainstem_sql::{Graph, OperatorId, parse_query, plan_view, rewrite_query};
 use uuid::Uuid;
 
 use crate::incremental::{reopened, shards};
+
+pub(crate) use spilled::Spilled;
 
 /// Adds a table to the catalog. Its hidden columns, if any, stand last.
 pub(crate) fn add_table(
@@ -86,6 +90,7 @@ pub(crate) struct View {
     graph: Graph,
     schema: SchemaRef,
     circuit: Circuit,
+    spilled: Option<Spilled>,
     content: Delta,
     /// Messages of errors in the data, with how often each is there.
     errors: BTreeMap<String, i64>,
@@ -99,7 +104,13 @@ impl View {
         let schema = graph.output_schema().map_err(|error| error.message)?;
         let circuit = Circuit::with_shards(&graph, shards(text.len() as u64)).map_err(|error| error.to_string())?;
         let content = Delta::empty(&schema);
-        Ok(View { graph, schema, circuit, content, errors: BTreeMap::new() })
+        Ok(View { graph, schema, circuit, spilled: None, content, errors: BTreeMap::new() })
+    }
+
+    /// From now on, before anything was pushed, its state is in a store and hardly in memory.
+    pub(crate) fn spill(&mut self) -> &mut Spilled {
+        let spilled = Spilled::attach(&mut self.circuit, 0);
+        self.spilled.insert(spilled)
     }
 
     pub(crate) fn schema(&self) -> &SchemaRef {
@@ -125,6 +136,9 @@ impl View {
     /// Ends a version. What the view holds is an error as long as there is one in the data.
     pub(crate) fn finish_version(&mut self) -> Result<(), String> {
         let changes = self.circuit.finish_version(None);
+        if let Some(spilled) = &mut self.spilled {
+            spilled.after_version(&mut self.circuit);
+        }
         self.content = Delta::consolidate(&self.schema, &[self.content.clone(), changes.output]);
         for (message, weight) in changes.errors {
             *self.errors.entry(message).or_default() += weight;
@@ -140,7 +154,10 @@ impl View {
 
     /// A restart: the circuit goes on from its saved state.
     pub(crate) fn reopen(&mut self) {
-        self.circuit = reopened(&self.graph, &self.circuit);
+        self.circuit = match &mut self.spilled {
+            Some(spilled) => spilled.reopened(&self.graph, &mut self.circuit),
+            None => reopened(&self.graph, &self.circuit),
+        };
     }
 }
 

@@ -163,7 +163,13 @@ enum Floats {
 /// Plans a query and runs it over the versions.
 async fn run(catalog: &Catalog, query: &Query, versions: &[Version], floats: Floats, random: &mut SmallRng) -> Outcome {
     match View::plan(catalog, &query.text, &query.columns) {
-        Ok(view) => compare(view, query, versions, floats, random).await,
+        Ok(mut view) => {
+            // Half of them run with their state out of memory between versions.
+            if random.random_bool(0.5) {
+                view.spill();
+            }
+            compare(view, query, versions, floats, random).await
+        }
         Err(reason) => Outcome::Refused(reason),
     }
 }

@@ -16,6 +16,8 @@ pub struct JsonDecoder {
     schema: SchemaRef,
     members: Members,
     columns: Vec<Column>,
+    /// What stands for a member that is not there: JSON text and the token that is all of it.
+    absent: Vec<Option<(String, Token)>>,
 }
 
 /// The outcome of [`JsonDecoder::decode`]. Every input is in `accepted` or in `rejected`, both ascending.
@@ -39,7 +41,23 @@ impl JsonDecoder {
             .map(|field| Ok(Column::new(field, Kind::of(field)?)))
             .collect::<Result<_, UnsupportedType>>()?;
         let members = Members::new(schema.fields().iter().map(|field| field.name()));
-        Ok(Self { schema, members, columns })
+        let absent = vec![None; schema.fields().len()];
+        Ok(Self { schema, members, columns, absent })
+    }
+
+    /// A record without a member for this column is read as if it had this one. A member that is null stays null. The
+    /// text must be one JSON value; false if it is not, or if there is no such column.
+    pub fn set_absent(&mut self, column: usize, text: &str) -> bool {
+        let mut scanner = Scanner::new(text);
+        scanner.skip_space();
+        let token = scanner.value(1);
+        match (self.absent.get_mut(column), token, scanner.expect_end()) {
+            (Some(absent), Ok(token), Ok(())) => {
+                *absent = Some((text.to_owned(), token));
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Decodes the value of one record each; `None` is a null value (a tombstone) and is rejected. Takes at most 2^32
@@ -70,7 +88,11 @@ impl JsonDecoder {
         let text = std::str::from_utf8(value).map_err(|error| RejectReason::not_utf8(error.valid_up_to()))?;
         self.read(text)?;
         for (index, column) in self.columns.iter_mut().enumerate() {
-            column.append(text, self.members.token(index), 1)?;
+            let token = self.members.token(index);
+            match &self.absent[index] {
+                Some((text, absent)) if token.is_missing() => column.append(text, *absent, 1)?,
+                _ => column.append(text, token, 1)?,
+            }
         }
         Ok(())
     }

@@ -36,6 +36,10 @@ impl Token {
         &text[self.start..self.end]
     }
 
+    pub(crate) fn is_missing(&self) -> bool {
+        self.kind == TokenKind::Missing
+    }
+
     pub(crate) fn is_null(&self) -> bool {
         matches!(self.kind, TokenKind::Missing | TokenKind::Null)
     }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use mainstem_disk::{Disk, LockedDir, RealDisk, SystemClock};
-use mainstem_engine::EngineConfig;
 use mainstem_log::{Damage, LogConfig};
-use mainstem_state::{CheckpointError, CheckpointReader, newest};
+use mainstem_state::StateError;
 
+use crate::config::STATE_DIRECTORY;
 use crate::table::render;
 
 #[derive(Debug, clap::Args)]
@@ -40,10 +40,10 @@ pub(crate) fn run(args: &ScrubArgs) -> anyhow::Result<ExitCode> {
             bar.inc(bytes)
         })
         .with_context(place)?;
-    let checkpoints = scrub_checkpoints(&*disk, &mut report.damage).with_context(place)?;
+    let entries = scrub_state(directory, &mut report.damage).with_context(place)?;
     bar.finish_and_clear();
     println!(
-        "{} partitions, {} segments, {} batches, {checkpoints} checkpoints of views: {} bytes read",
+        "{} partitions, {} segments, {} batches, {entries} entries of the views' state: {} bytes read",
         report.partitions, report.segments, report.batches, report.bytes
     );
     if report.torn_bytes > 0 {
@@ -65,27 +65,19 @@ pub(crate) fn run(args: &ScrubArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// The checkpoints of the views: a damaged one costs time at the next start, never content. Answers how many there are.
-fn scrub_checkpoints(disk: &dyn Disk, damage: &mut Vec<Damage>) -> anyhow::Result<usize> {
-    let directory = EngineConfig::default().directory;
-    let sequences = newest(disk, &directory)?;
-    for sequence in &sequences {
-        let read = CheckpointReader::open(disk, &directory, *sequence).and_then(|mut reader| {
-            while reader.next_section()?.is_some() {}
-            Ok(())
-        });
-        match read {
-            Ok(()) => {}
-            Err(CheckpointError::Damaged { place, position, meaning }) => {
-                let meaning = format!(
-                    "{meaning}: the next start takes an older checkpoint of the views, or reads history again; remove the file"
-                );
-                damage.push(Damage { file: place, position, partition: None, meaning });
-            }
-            Err(error) => return Err(error.into()),
+/// The state of the views: what is damaged costs time at the next start, never content. Answers how many entries it has.
+fn scrub_state(directory: &Path, damage: &mut Vec<Damage>) -> anyhow::Result<u64> {
+    match mainstem_state::scrub_lsm(&directory.join(STATE_DIRECTORY)) {
+        Ok(entries) => Ok(entries),
+        Err(StateError::Damaged { place, meaning }) => {
+            let meaning = format!(
+                "{meaning}: the server empties the state of the views when it sees this, and reads history again"
+            );
+            damage.push(Damage { file: place, position: 0, partition: None, meaning });
+            Ok(0)
         }
+        Err(error) => Err(error.into()),
     }
-    Ok(sequences.len())
 }
 
 fn bytes_below(directory: &Path) -> std::io::Result<u64> {

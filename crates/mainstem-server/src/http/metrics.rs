@@ -120,6 +120,25 @@ fn engine(state: &State, text: &mut Text) {
     );
     text.single("mainstem_engine_checkpoint_csn", "gauge", "The newest checkpoint", engine.checkpoint.0);
     text.single("mainstem_engine_checkpoints_total", "counter", "Checkpoints written", engine.checkpoints);
+    text.single(
+        "mainstem_engine_checkpoint_bytes",
+        "gauge",
+        "Bytes of keys and values that the newest checkpoint wrote",
+        engine.checkpoint_bytes,
+    );
+    let state = engine.state;
+    text.single("mainstem_state_memory_bytes", "gauge", "Memory of state and content", state.used_bytes);
+    text.single("mainstem_state_memory_limit_bytes", "gauge", "What it may be", state.budget_bytes);
+    text.single("mainstem_state_disk_bytes", "gauge", "Bytes of the state store's files", state.disk_bytes);
+    text.single(
+        "mainstem_state_spilled_bytes_total",
+        "counter",
+        "Bytes that went to scratch between checkpoints",
+        state.spilled_bytes,
+    );
+    text.single("mainstem_state_loaded_units_total", "counter", "Units of state read", state.loaded_units);
+    text.single("mainstem_state_evicted_units_total", "counter", "Units of state dropped", state.evicted_units);
+    text.single("mainstem_state_emptied_total", "counter", "Times the damaged state store was emptied", state.emptied);
     text.single("mainstem_dead_letters_total", "counter", "Dead letters written", engine.dead_letters_written);
     let per_relation: [(&str, &str, fn(&mainstem_engine::engine::RelationStats) -> u64); 10] = [
         ("mainstem_relation_rows", "Rows that readers see", |r| r.rows),

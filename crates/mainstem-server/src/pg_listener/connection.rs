@@ -67,6 +67,12 @@ pub(super) async fn serve(stream: TcpStream, door: Arc<Door>) -> Result<(), Clos
             Ok(())
         }
         Err(Closed::Left) => Ok(()),
+        Err(Closed::Terminated(error)) => {
+            connection.writer.error("FATAL", &error);
+            // The client may not take it any more.
+            let _ = timeout(Duration::from_secs(1), connection.writer.send()).await;
+            Ok(())
+        }
         Err(Closed::Garbage(why)) => {
             connection.writer.error("FATAL", &SqlError::new("08P01", why.clone()));
             let _ = timeout(Duration::from_secs(1), connection.writer.send()).await;
@@ -158,6 +164,7 @@ impl Connection {
                 biased;
                 message = self.reader.next() => message?,
                 () = shutdown.cancelled() => return Err(Closed::Shutdown),
+                error = Self::idle_too_long(self.session.idle_limit()) => return Err(Closed::Terminated(error)),
             };
             match message {
                 None | Some(Message::Terminate) => return Ok(()),
@@ -182,6 +189,23 @@ impl Connection {
     /// Watches over the statement that begins now.
     pub(super) fn guard(&self) -> Guard {
         Guard::new(&self.identity.cancel, &self.identity.door.shutdown, self.session.statement_timeout())
+    }
+
+    /// [`Connection::guard`], without the limit of time for what never ends by itself.
+    pub(super) fn guard_of(&self, statement: &Statement) -> Guard {
+        let limit = self.session.statement_timeout().filter(|_| !self.session.never_ends(statement));
+        Guard::new(&self.identity.cancel, &self.identity.door.shutdown, limit)
+    }
+
+    /// How long the client may say nothing, as things stand, and what it is told then.
+    async fn idle_too_long(limit: Option<(Duration, SqlError)>) -> SqlError {
+        match limit {
+            Some((limit, error)) => {
+                tokio::time::sleep(limit).await;
+                error
+            }
+            None => std::future::pending().await,
+        }
     }
 
     /// Several statements are one transaction, unless they say otherwise.
@@ -225,7 +249,7 @@ impl Connection {
 
     /// Runs one statement and sends its rows; gives its tag.
     async fn run_one(&mut self, statement: &Statement) -> Result<Option<String>, Fault> {
-        let guard = self.guard();
+        let guard = self.guard_of(statement);
         let response = guard.run(&mut self.reader, self.session.execute(statement, &[])).await?;
         match response {
             Response::Empty => {

@@ -14,7 +14,7 @@ use mainstem_session::{
 use mainstem_sql::{SqlError, Statement};
 
 use super::connection::{Connection, data_row, next_batch, tag_text};
-use super::guard::Fault;
+use super::guard::{Fault, Guard};
 use super::wire::{Bind, Closed, Message, session_format};
 
 /// Statements and portals of one connection.
@@ -228,11 +228,12 @@ impl Extended {
             connection.writer.empty(b'I');
             return Ok(());
         };
+        // One limit of time for all that this message asks for.
+        let guard = connection.guard_of(statement);
         if let PortalState::New = portal.state {
             if is_write(statement) && !matches!(connection.reader.peek_kind().await?, Some(b'S' | b'H') | None) {
                 connection.session.begin_implicit();
             }
-            let guard = connection.guard();
             let response = connection.session.execute(statement, &portal.parameters);
             let response = guard.run(&mut connection.reader, response).await?;
             portal.state = PortalState::Done;
@@ -259,7 +260,7 @@ impl Extended {
             }
         }
         if let PortalState::Running(running) = &mut portal.state {
-            if send_rows(connection, running, rows_max).await? {
+            if send_rows(connection, &guard, running, rows_max).await? {
                 connection.writer.command_complete(&tag_text(&running.tag, running.rows));
                 portal.state = PortalState::Done;
             } else {
@@ -271,8 +272,12 @@ impl Extended {
 }
 
 /// Sends up to `rows_max` rows (0: all); whether the result is at its end.
-async fn send_rows(connection: &mut Connection, running: &mut Running, rows_max: usize) -> Result<bool, Fault> {
-    let guard = connection.guard();
+async fn send_rows(
+    connection: &mut Connection,
+    guard: &Guard,
+    running: &mut Running,
+    rows_max: usize,
+) -> Result<bool, Fault> {
     let mut sent = 0;
     loop {
         if let Some(cells) = &running.cells {

@@ -32,6 +32,9 @@ pub(super) enum Closed {
     Shutdown,
     #[error("the client left")]
     Left,
+    /// Told to the client before the end.
+    #[error("{0}")]
+    Terminated(SqlError),
     #[error("{0}")]
     Io(#[from] io::Error),
 }

@@ -49,6 +49,8 @@ fn sql_error(error: ChangeError<SqlError>) -> SqlError {
         ChangeError::Refused(Refused::Missing { .. }) => "42P01",
         ChangeError::Refused(Refused::InUse { .. }) => "2BP01",
         ChangeError::Refused(Refused::Partitions { .. }) => "22023",
+        ChangeError::Refused(Refused::BeingReplaced { .. }) => "55006",
+        ChangeError::Refused(Refused::Replacement(_)) => "XX000",
         ChangeError::Append(AppendError::DiskFull) => "53100",
         ChangeError::Append(AppendError::TooLarge { .. }) => "54000",
         ChangeError::Append(AppendError::Conflict(_)) => "40001",

@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 use super::definitions::BrokerCatalogs;
-use crate::config::Config;
+use crate::config::{Config, STATE_DIRECTORY};
 
 /// What a data directory opens to.
 pub(super) struct Opened {
@@ -83,6 +83,8 @@ pub(super) fn open(config: &Config) -> anyhow::Result<Opened> {
         clock: clock.clone(),
         config: EngineConfig {
             checkpoint_interval: Duration::from_secs(config.checkpoint_interval_seconds),
+            state_path: Some(config.data_dir.join(STATE_DIRECTORY)),
+            state_memory_bytes: config.state_memory_bytes,
             ..EngineConfig::default()
         },
     };

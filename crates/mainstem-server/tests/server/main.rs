@@ -3,4 +3,6 @@
 mod command_line;
 mod demo;
 mod process;
+mod replace;
 mod slt;
+mod timeouts;

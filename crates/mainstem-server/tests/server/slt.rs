@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use mainstem_sql::Statement;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use sqllogictest::{AsyncDB, Connection, DBOutput, DefaultColumnType, Record, Runner};
+use sqllogictest::{AsyncDB, Connection, DBOutput, DefaultColumnType, Record, Runner, StatementExpect};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::process::{Server, rows};
@@ -126,8 +127,43 @@ fn quiet_places(records: &[Record<DefaultColumnType>]) -> Vec<usize> {
     places
 }
 
-/// Runs a file on a server of its own; before the record at `kill_at` the server is killed and started again.
-async fn run_file(path: &Path, kill_at: Option<usize>) -> Result<(), String> {
+/// What SHOW CREATE gives for what was just created makes it again, with the same columns.
+async fn made_again(server: &Mutex<Option<Server>>, sql: &str) -> Result<(), String> {
+    let (kind, name) = match mainstem_sql::parse(sql).map_err(|error| error.to_string())?.as_slice() {
+        [Statement::CreateTable(create)] if !create.if_not_exists => ("TABLE", create.name.clone()),
+        [Statement::CreateSource(create)] if !create.if_not_exists => ("SOURCE", create.name.clone()),
+        [Statement::CreateView(create)] if !create.if_not_exists => ("VIEW", create.name.clone()),
+        [Statement::CreateMaterializedView(create)] if !create.if_not_exists => {
+            ("MATERIALIZED VIEW", create.name.clone())
+        }
+        _ => return Ok(()),
+    };
+    let address = server.lock().expect("no panic inside").as_ref().expect("a server").pg.clone();
+    let (host, port) = address.rsplit_once(':').expect("host:port");
+    let config = format!("host={host} port={port} user=root dbname=dev");
+    let (client, connection) = tokio_postgres::connect(&config, NoTls).await.map_err(|error| error.to_string())?;
+    tokio::spawn(connection);
+    let quoted = format!("\"{}\"", name.name.replace('"', "\"\""));
+    let columns = format!(
+        "SELECT column_name, data_type, is_nullable, column_default FROM information_schema.columns \
+         WHERE table_name = '{}' ORDER BY ordinal_position",
+        name.name.replace('\'', "''")
+    );
+    let show = format!("SHOW CREATE {kind} {quoted}");
+    let before = (rows(&client, &show).await, rows(&client, &columns).await);
+    if let Err(error) = client.simple_query(&format!("DROP {kind} {quoted}")).await {
+        // What was put in the place of another may be depended upon.
+        return if error.code().is_some_and(|code| code.code() == "2BP01") { Ok(()) } else { Err(error.to_string()) };
+    }
+    let text = &before.0[0][1];
+    client.simple_query(text).await.map_err(|error| format!("{text}: {error:?}"))?;
+    let after = (rows(&client, &show).await, rows(&client, &columns).await);
+    if before == after { Ok(()) } else { Err(format!("{before:?} came again as {after:?}")) }
+}
+
+/// Runs a file on a server of its own; before the record at `kill_at` the server is killed and started again. With
+/// `makes_again`, all that it creates is dropped and made again from what SHOW CREATE says.
+async fn run_file(path: &Path, kill_at: Option<usize>, makes_again: bool) -> Result<(), String> {
     let records = sqllogictest::parse_file::<DefaultColumnType>(path).map_err(|error| error.to_string())?;
     let dir = tempfile::tempdir().expect("temporary directory");
     let server = Arc::new(Mutex::new(Some(Server::start(dir.path()))));
@@ -162,13 +198,20 @@ async fn run_file(path: &Path, kill_at: Option<usize>) -> Result<(), String> {
         if matches!(record, Record::Halt { .. }) {
             break;
         }
+        let created = match &record {
+            Record::Statement { sql, expected: StatementExpect::Ok, .. } if makes_again => Some(sql.clone()),
+            _ => None,
+        };
         runner.run_async(record).await.map_err(|error| error.display(false).to_string())?;
+        if let Some(sql) = created.filter(|sql| sql.trim_start().to_uppercase().starts_with("CREATE")) {
+            made_again(&server, &sql).await.map_err(|error| format!("{sql}: {error}"))?;
+        }
     }
     Ok(())
 }
 
 /// Every file, two at a time; fails with what each of them said.
-async fn run_all(kill_places: impl Fn(&Path) -> Option<usize> + Send + Sync + 'static) {
+async fn run_all(kill_places: impl Fn(&Path) -> Option<usize> + Send + Sync + 'static, makes_again: bool) {
     let (files, kill_places) = (Arc::new(files()), Arc::new(kill_places));
     assert!(files.len() >= 8, "the files are gone: {files:?}");
     let next = Arc::new(AtomicUsize::new(0));
@@ -179,7 +222,7 @@ async fn run_all(kill_places: impl Fn(&Path) -> Option<usize> + Send + Sync + 's
                 let mut failed = Vec::new();
                 while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let kill_at = kill_places(file);
-                    if let Err(error) = run_file(file, kill_at).await {
+                    if let Err(error) = run_file(file, kill_at, makes_again).await {
                         failed.push(format!("{} (killed before record {kill_at:?}): {error}", file.display()));
                     }
                 }
@@ -196,7 +239,12 @@ async fn run_all(kill_places: impl Fn(&Path) -> Option<usize> + Send + Sync + 's
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sql_files_hold() {
-    run_all(|_| None).await;
+    run_all(|_| None, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_show_create_gives_makes_it_again() {
+    run_all(|_| None, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,14 +252,14 @@ async fn the_sql_files_hold_with_a_kill_in_between() {
     let seed = std::env::var("MAINSTEM_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
     println!("MAINSTEM_SEED={seed}");
-    run_all(move |file| {
+    let places = move |file: &Path| {
         let name = file.file_name().expect("a file").to_string_lossy().into_owned();
         let of_file = name.bytes().fold(seed, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
         let records = sqllogictest::parse_file::<DefaultColumnType>(file).expect("it parsed before");
         let places = quiet_places(&records);
         Some(places[StdRng::seed_from_u64(of_file).random_range(1..places.len())])
-    })
-    .await;
+    };
+    run_all(places, false).await;
 }
 
 /// Too long or too deep to be written in a file.

@@ -184,7 +184,7 @@ pub(crate) fn register(context: &SessionContext, session: &Session, catalog: &Ca
 fn names_of_oids(add: &dyn Fn(&str, DataType, Body), catalog: &Catalog) {
     let (mut relations, mut indexes, mut constraints, mut views) =
         (HashMap::new(), HashMap::new(), HashMap::new(), HashMap::new());
-    for relation in catalog.relations() {
+    for relation in catalog.named_relations() {
         relations.insert(relation.id.0.to_string(), quoted(&relation.name));
         if let RelationKind::View(view) | RelationKind::MaterializedView(view) = &relation.kind {
             views.insert(relation.id.0.to_string(), view.query.clone());

@@ -15,7 +15,7 @@ pub(super) fn schema(session: &Session, catalog: &Catalog) -> Arc<dyn SchemaProv
     let database = session.database.as_str();
     let (mut relations, mut columns, mut views) = (vec![], vec![], vec![]);
     let (mut constraints, mut usages) = (vec![], vec![]);
-    for relation in catalog.relations() {
+    for relation in catalog.named_relations() {
         let name = relation.name.as_str();
         let (kind, is_table) = match &relation.kind {
             RelationKind::Table(_) => ("BASE TABLE", true),

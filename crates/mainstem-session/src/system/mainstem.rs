@@ -12,7 +12,7 @@ pub(super) fn schema(session: &Session, catalog: &Catalog) -> Arc<dyn SchemaProv
     let tables = Tables::default();
     let stats = session.shared.engine.stats();
     let (mut views, mut sources, mut own) = (vec![], vec![], vec![]);
-    for relation in catalog.relations() {
+    for relation in catalog.named_relations() {
         let one = stats.relations.get(&relation.id).cloned().unwrap_or_default();
         let name = relation.name.as_str();
         let watermark = one.watermark_us;
@@ -47,8 +47,14 @@ pub(super) fn schema(session: &Session, catalog: &Catalog) -> Arc<dyn SchemaProv
     );
     tables.add("tables", "id:i8 name:t rows:i8 bytes:i8 lag_records:i8 dead_letters:i8", own);
     let jobs = session.shared.engine.jobs().into_iter();
-    let jobs = jobs.map(|job| row![job.relation.0, job.name, job.rows_done, job.rows_total, job.state]);
-    tables.add("jobs", "id:i8 name:t rows_done:i8 rows_total:i8 state:t", jobs.collect());
+    let jobs = jobs.map(|job| {
+        let (per_second, seconds_left) = job.estimate().unzip();
+        let mut row = row![job.relation.0, job.name.as_str(), job.rows_done, job.rows_total, job.state.as_str()];
+        row.extend(row![per_second, seconds_left]);
+        row
+    });
+    let columns = "id:i8 name:t rows_done:i8 rows_total:i8 state:t rows_per_second:i8 seconds_left:i8";
+    tables.add("jobs", columns, jobs.collect());
     let topics = catalog.topics().map(|topic| {
         let owner = match topic.owner {
             TopicOwner::Anyone => "anyone",
@@ -68,8 +74,15 @@ pub(super) fn schema(session: &Session, catalog: &Catalog) -> Arc<dyn SchemaProv
         stats.checkpoints,
         stats.replay_started_at.0,
         stats.dead_letters_written,
+        stats.checkpoint_bytes,
+        stats.state.used_bytes,
+        stats.state.budget_bytes,
+        stats.state.disk_bytes,
+        stats.state.spilled_bytes,
     ];
-    let columns = "published:i8 versions:i8 checkpoint:i8 checkpoints:i8 replay_started_at:i8 dead_letters_written:i8";
+    let columns = "published:i8 versions:i8 checkpoint:i8 checkpoints:i8 replay_started_at:i8 dead_letters_written:i8 \
+                   checkpoint_bytes:i8 state_memory_bytes:i8 state_memory_limit_bytes:i8 state_disk_bytes:i8 \
+                   state_spilled_bytes:i8";
     tables.add("engine", columns, vec![engine]);
     tables.finish()
 }

@@ -224,7 +224,7 @@ fn classes(catalog: &Catalog) -> Vec<Vec<Cell>> {
         row
     };
     let mut rows = Vec::new();
-    for relation in catalog.relations() {
+    for relation in catalog.named_relations() {
         let key = primary_key(relation);
         let am = if matches!(relkind(relation), "v" | "f") { 0 } else { HEAP };
         let shown = relation.columns.iter().filter(|column| !column.hidden).count();
@@ -252,7 +252,7 @@ pub(super) fn texts_of_defaults(catalog: &Catalog) -> Vec<(u32, usize, String)> 
         let id = relation.id.0;
         columns.filter_map(|(n, column)| Some((id, n + 1, column.default.clone()?))).collect::<Vec<_>>()
     };
-    catalog.relations().flat_map(of_relation).collect()
+    catalog.named_relations().flat_map(of_relation).collect()
 }
 
 fn attribute(relation: u32, number: usize, column: &Column, not_null: bool) -> Vec<Cell> {
@@ -268,7 +268,7 @@ fn attribute(relation: u32, number: usize, column: &Column, not_null: bool) -> V
 
 fn attributes(catalog: &Catalog) -> Vec<Vec<Cell>> {
     let mut rows = Vec::new();
-    for relation in catalog.relations() {
+    for relation in catalog.named_relations() {
         for (number, column) in relation.columns.iter().enumerate().filter(|(_, column)| !column.hidden) {
             let not_null = !column.nullable && matches!(relation.kind, RelationKind::Table(_));
             rows.push(attribute(relation.id.0, number, column, not_null));
@@ -283,7 +283,7 @@ fn attributes(catalog: &Catalog) -> Vec<Vec<Cell>> {
 
 fn keys(tables: &Tables, catalog: &Catalog) {
     let (mut indexes, mut constraints) = (Vec::new(), Vec::new());
-    for relation in catalog.relations() {
+    for relation in catalog.named_relations() {
         let Some(key) = primary_key(relation) else { continue };
         let numbers = Cell::Int2s(key.iter().map(|i| i16::try_from(i + 1).unwrap_or(i16::MAX)).collect());
         let (id, index, count) = (relation.id.0, index_oid(relation), key.len() as i64);
@@ -321,7 +321,7 @@ fn foreign(tables: &Tables, catalog: &Catalog) {
         "oid:o srvname:t srvowner:o srvfdw:o srvtype:t srvversion:t srvoptions:ta",
         vec![server],
     );
-    let sources = catalog.relations().filter(|relation| matches!(relation.kind, RelationKind::Source(_)));
+    let sources = catalog.named_relations().filter(|relation| matches!(relation.kind, RelationKind::Source(_)));
     let rows = sources.map(|source| row![source.id.0, SERVER, Cell::Null]);
     tables.add("pg_foreign_table", "ftrelid:o ftserver:o ftoptions:ta", rows.collect());
 }
@@ -414,7 +414,7 @@ fn server(tables: &Tables, session: &Session) {
 fn definitions(tables: &Tables, session: &Session, catalog: &Catalog) {
     let user = session.user.as_str();
     let (mut plain, mut views, mut materialized) = (vec![], vec![], vec![]);
-    for relation in catalog.relations() {
+    for relation in catalog.named_relations() {
         let name = relation.name.as_str();
         match &relation.kind {
             RelationKind::View(view) => views.push(row!["public", name, user, view.query.as_str()]),

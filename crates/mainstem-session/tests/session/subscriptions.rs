@@ -217,11 +217,13 @@ async fn a_slow_subscriber_loses_nothing_and_holds_little() {
     let mut follower = Follower::new(&mut session, "SUBSCRIBE t WITH (PROGRESS)").await;
     let mut known = BTreeMap::new();
     for _ in 0..400 {
-        client.run("UPDATE t SET n = n + 1").await;
+        // Views of other lanes are up to there as well, so that what is published is what is read.
+        client.run("UPDATE t SET n = n + 1; FLUSH").await;
         let content = content(&mut client, "SELECT * FROM t").await;
-        known.insert(database.shared.engine().published().0, content);
+        // Of the table; views may be behind it.
+        known.insert(database.shared.engine().front().0, content);
     }
-    follower.read_to(database.shared.engine().published(), &known).await;
+    follower.read_to(database.shared.engine().front(), &known).await;
     assert!(follower.versions < 100, "{} versions were kept for it", follower.versions);
 }
 

@@ -43,8 +43,14 @@ struct WatermarkTail {
 impl Reader<'_> {
     /// After CREATE.
     pub(super) fn create(&mut self) -> Result<Statement, SqlError> {
-        if self.sees(&["OR", "REPLACE"]) {
-            return Err(self.refuse("CREATE OR REPLACE").with_hint("Use DROP and CREATE."));
+        let or_replace = self.accept(&["OR", "REPLACE"]);
+        if or_replace {
+            if !self.sees(&["MATERIALIZED", "VIEW"]) && !self.sees(&["VIEW"]) {
+                let what = format!("CREATE OR REPLACE {}", self.parser.peek_token_ref()).to_uppercase();
+                return Err(self.refuse(&what).with_hint("Views can be replaced; for others use DROP and CREATE."));
+            }
+            // SHOW CREATE is to give what makes the view, also beside the one that it replaced.
+            self.text = format!("CREATE {}", self.rest_of_text());
         }
         for temporary in ["TEMP", "TEMPORARY", "UNLOGGED"] {
             if self.sees(&[temporary]) {
@@ -56,16 +62,16 @@ impl Reader<'_> {
         } else if self.accept(&["TABLE"]) {
             self.create_table().map(Statement::CreateTable)
         } else if self.accept(&["MATERIALIZED", "VIEW"]) {
-            self.create_materialized_view().map(Statement::CreateMaterializedView)
+            self.create_materialized_view(or_replace).map(Statement::CreateMaterializedView)
         } else if self.accept(&["VIEW"]) {
-            self.create_view().map(Statement::CreateView)
+            self.create_view(or_replace).map(Statement::CreateView)
         } else {
             Err(self.refuse_kind("CREATE"))
         }
     }
 
     /// `CREATE SINK is not supported`; no object at all is a syntax error.
-    fn refuse_kind(&self, verb: &str) -> SqlError {
+    pub(super) fn refuse_kind(&self, verb: &str) -> SqlError {
         let kinds = [
             "SINK",
             "INDEX",
@@ -231,6 +237,17 @@ impl Reader<'_> {
             return Err(self.refuse("an option of ENCODE JSON"));
         }
         Ok(())
+    }
+
+    /// The column of ALTER ... ADD COLUMN.
+    pub(super) fn added_column(&mut self) -> Result<ColumnDefinition, SqlError> {
+        let position = self.position();
+        let mut elements = Elements::default();
+        self.column(&mut elements)?;
+        match elements.columns.pop() {
+            Some(column) if elements.primary_key.is_empty() => Ok(column),
+            _ => Err(SqlError::not_supported("PRIMARY KEY of a column that is added is not supported").at(position)),
+        }
     }
 
     fn create_table(&mut self) -> Result<CreateTable, SqlError> {
@@ -457,8 +474,17 @@ impl Reader<'_> {
         Ok(sql_type)
     }
 
-    fn create_materialized_view(&mut self) -> Result<CreateMaterializedView, SqlError> {
+    fn if_not_exists(&mut self, or_replace: bool) -> Result<bool, SqlError> {
+        let position = self.position();
         let if_not_exists = self.accept(&["IF", "NOT", "EXISTS"]);
+        if if_not_exists && or_replace {
+            return Err(SqlError::syntax("CREATE OR REPLACE and IF NOT EXISTS exclude each other").at(position));
+        }
+        Ok(if_not_exists)
+    }
+
+    fn create_materialized_view(&mut self, or_replace: bool) -> Result<CreateMaterializedView, SqlError> {
+        let if_not_exists = self.if_not_exists(or_replace)?;
         let name = self.name()?;
         let columns = self.optional_idents()?;
         if let Some((option, _, position)) = self.with_options()?.into_iter().next() {
@@ -476,11 +502,20 @@ impl Reader<'_> {
             early.end().map(|()| us)
         });
         let early_us = early_us.transpose()?;
-        Ok(CreateMaterializedView { name, if_not_exists, columns, query, emit_on_window_close, early_us, sql })
+        Ok(CreateMaterializedView {
+            name,
+            or_replace,
+            if_not_exists,
+            columns,
+            query,
+            emit_on_window_close,
+            early_us,
+            sql,
+        })
     }
 
-    fn create_view(&mut self) -> Result<CreateView, SqlError> {
-        let if_not_exists = self.accept(&["IF", "NOT", "EXISTS"]);
+    fn create_view(&mut self, or_replace: bool) -> Result<CreateView, SqlError> {
+        let if_not_exists = self.if_not_exists(or_replace)?;
         let name = self.name()?;
         let columns = self.optional_idents()?;
         if self.sees(&["WITH"]) {
@@ -494,7 +529,7 @@ impl Reader<'_> {
                 "EMIT ON WINDOW CLOSE of a view that is not materialized is not supported",
             ));
         }
-        Ok(CreateView { name, if_not_exists, columns, query, sql: self.text.clone() })
+        Ok(CreateView { name, or_replace, if_not_exists, columns, query, sql: self.text.clone() })
     }
 
     /// After DROP.

@@ -3,11 +3,13 @@
 //! sqlparser reads expressions and queries; what it does not know, or reads in another dialect's way, is read here from its
 //! tokens: definitions, SHOW, SET, COPY. A string may hold several statements; semicolons part them before anything is read.
 
+mod alter;
 mod create;
 mod cursors;
 mod dml;
 mod nesting;
 mod reader;
+mod refused;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -21,6 +23,7 @@ use crate::error::SqlError;
 use crate::statement::{QualifiedName, Statement};
 use reader::{Place, Reader};
 
+pub use alter::{query_with_columns, query_with_name, quoted, text_with_column, text_with_name};
 pub(crate) use nesting::{DEPTH_MAX, with_deep_stack};
 pub use types::{interval_us, sql_type_of_ast};
 

@@ -4,7 +4,7 @@ use datafusion::sql::sqlparser::ast::{Expr, Query, VisitMut};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
-use super::{fold, nesting, qualified_name};
+use super::{fold, nesting, qualified_name, refused};
 use crate::dialect::MainstemDialect;
 use crate::error::SqlError;
 use crate::statement::QualifiedName;
@@ -41,7 +41,7 @@ impl<'a> Place<'a> {
         self.lines.get(line).copied()
     }
 
-    fn byte(&self, location: Location) -> usize {
+    pub(super) fn byte(&self, location: Location) -> usize {
         let Some((_, start)) = self.line(location) else { return self.sql.len() };
         let column = usize::try_from(location.column).unwrap_or(1).saturating_sub(1);
         let within = self.sql[start..].char_indices().nth(column).map(|(byte, _)| byte);
@@ -65,6 +65,8 @@ pub(super) struct Reader<'a> {
     pub(super) parser: Parser<'static>,
     /// The statement's text.
     pub(super) text: String,
+    /// Byte of the whole text at which it begins.
+    start: usize,
     /// `EMIT ON WINDOW CLOSE` stood at its end.
     pub(super) emit_on_window_close: bool,
     /// What stood behind WITH EARLY EVERY, if that did.
@@ -74,6 +76,7 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(super) fn new(place: &'a Place<'a>, mut tokens: Vec<TokenWithSpan>) -> Reader<'a> {
         let text = place.text(&tokens);
+        let start = tokens.first().map_or(0, |token| place.byte(token.span.start));
         // Taken off here, since `FROM t EMIT` would read EMIT as an alias.
         let begins = |tail: &[&str], at: usize| {
             let words = tokens.get(at..).unwrap_or_default().iter().map(|token| &token.token);
@@ -91,7 +94,13 @@ impl<'a> Reader<'a> {
         let parser = Parser::new(&DIALECT)
             .with_recursion_limit(RECURSION_MAX)
             .with_tokens_with_locations(strip_table_words(tokens));
-        Reader { place, parser, text, emit_on_window_close, early }
+        Reader { place, parser, text, start, emit_on_window_close, early }
+    }
+
+    /// The statement's text from the next token on.
+    pub(super) fn rest_of_text(&self) -> &str {
+        let next = self.place.byte(self.parser.peek_token_ref().span.start);
+        self.text.get(next.saturating_sub(self.start)..).unwrap_or_default()
     }
 
     /// Whether these words, unquoted and in any case, come next.
@@ -233,7 +242,11 @@ impl<'a> Reader<'a> {
 
     /// "X is not supported" at the next token.
     pub(super) fn refuse(&self, what: &str) -> SqlError {
-        SqlError::not_supported(format!("{what} is not supported")).at(self.position())
+        let error = SqlError::not_supported(format!("{what} is not supported")).at(self.position());
+        match refused::hint(what) {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
     }
 }
 
@@ -250,13 +263,15 @@ fn location(text: &str) -> Option<Location> {
     Some(Location { line: line.parse().ok()?, column: column.parse().ok()? })
 }
 
-fn is_word(token: &Token, word: &str) -> bool {
+pub(super) fn is_word(token: &Token, word: &str) -> bool {
     matches!(token, Token::Word(found) if found.quote_style.is_none() && found.value.eq_ignore_ascii_case(word))
 }
 
 /// Flink's spelling `TABLE(TUMBLE(TABLE t, ...))` becomes `TUMBLE(t, ...)`.
 fn strip_table_words(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
-    let is_function = |i: usize| tokens.get(i).is_some_and(|t| is_word(&t.token, "TUMBLE") || is_word(&t.token, "HOP"));
+    let functions = ["TUMBLE", "HOP", "CUMULATE", "SESSION"];
+    let is_function =
+        |i: usize| tokens.get(i).is_some_and(|t| functions.iter().any(|function| is_word(&t.token, function)));
     let is_open = |i: usize| tokens.get(i).is_some_and(|t| t.token == Token::LParen);
     let is_table = |i: usize| tokens.get(i).is_some_and(|t| is_word(&t.token, "TABLE"));
     let mut dropped = vec![false; tokens.len()];

@@ -208,7 +208,11 @@ fn views_and_drops() {
         Drop(DropRelations { kind: Table, names: [QualifiedName { schema: None, name: "t" }], if_exists: false, cascade: false })
         Drop(DropRelations { kind: Source, names: [QualifiedName { schema: None, name: "s" }], if_exists: false, cascade: false })"#]],
     );
-    check_error("CREATE OR REPLACE VIEW v AS SELECT 1", expect!["0A000: CREATE OR REPLACE is not supported at 8"]);
+    check_error("CREATE OR REPLACE TABLE t (a int)", expect!["0A000: CREATE OR REPLACE TABLE is not supported at 19"]);
+    check_error(
+        "CREATE OR REPLACE VIEW IF NOT EXISTS v AS SELECT 1",
+        expect!["42601: CREATE OR REPLACE and IF NOT EXISTS exclude each other at 24"],
+    );
     check_error("CREATE SINK k FROM v", expect!["0A000: CREATE SINK is not supported at 8"]);
     check_error("CREATE UNIQUE INDEX i ON t(a)", expect!["0A000: CREATE INDEX is not supported at 8"]);
     check_error("CREATE SUBSCRIPTION u FROM v", expect!["0A000: CREATE SUBSCRIPTION is not supported at 8"]);
@@ -218,7 +222,76 @@ fn views_and_drops() {
         "SELECT 1 EMIT ON WINDOW CLOSE",
         expect!["0A000: EMIT ON WINDOW CLOSE outside CREATE MATERIALIZED VIEW is not supported"],
     );
-    check_error("ALTER TABLE t ADD COLUMN a int", expect!["0A000: ALTER TABLE is not supported at 1"]);
+    check_error("ALTER TABLE t DROP COLUMN a", expect!["0A000: ALTER TABLE DROP COLUMN is not supported at 15"]);
+    check_error("ALTER SINK k RENAME TO l", expect!["0A000: ALTER SINK is not supported at 7"]);
+    check_error("ALTER TABLE t", expect!["42601: syntax error at end of input at 14"]);
+}
+
+#[test]
+fn definitions_are_altered() {
+    check(
+        "ALTER TABLE IF EXISTS public.t ADD COLUMN IF NOT EXISTS \"A\" int NOT NULL DEFAULT 1 + 2; \
+         ALTER SOURCE s RENAME TO \"S\"; CANCEL JOBS 16385, 16386",
+        expect![[r#"
+        Alter(AddColumn(AddColumn { kind: Table, name: QualifiedName { schema: Some("public"), name: "t" }, if_exists: true, if_not_exists: true, column: ColumnDefinition { name: "A", sql_type: Integer, not_null: true, default: Some("1 + 2") }, text: "\"A\" int NOT NULL DEFAULT 1 + 2", position: 57 }))
+        Alter(Rename(Rename { kind: Source, name: QualifiedName { schema: None, name: "s" }, if_exists: false, to: "S" }))
+        CancelJobs([16385, 16386])"#]],
+    );
+    check(
+        "ALTER MATERIALIZED VIEW v PAUSE BACKFILL; ALTER MATERIALIZED VIEW v SET BACKFILL_RATE_LIMIT = 100; \
+         ALTER MATERIALIZED VIEW v SET backfill_rate_limit TO DEFAULT",
+        expect![[r#"
+        Alter(Backfill { name: QualifiedName { schema: None, name: "v" }, if_exists: false, rate: Paused })
+        Alter(Backfill { name: QualifiedName { schema: None, name: "v" }, if_exists: false, rate: RowsPerSecond(100) })
+        Alter(Backfill { name: QualifiedName { schema: None, name: "v" }, if_exists: false, rate: Resumed })"#]],
+    );
+    let text = |sql: &str| match parse(sql).expect(sql).pop() {
+        Some(Statement::CreateMaterializedView(view)) => view.sql,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        text(" ; CREATE OR  REPLACE MATERIALIZED VIEW v AS SELECT 1 EMIT ON WINDOW CLOSE ;"),
+        "CREATE MATERIALIZED VIEW v AS SELECT 1 EMIT ON WINDOW CLOSE"
+    );
+}
+
+#[test]
+fn what_is_refused_by_name_says_what_to_do() {
+    for sql in [
+        "CREATE SUBSCRIPTION u FROM v",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE SQL AS 'SELECT 1'",
+        "CREATE CONNECTION c WITH (a = 'b')",
+        "CREATE SECRET s WITH (backend = 'meta') AS 'x'",
+        "CREATE USER u",
+        "CREATE SCHEMA s",
+        "CREATE TEMP TABLE t (a int)",
+        "CREATE OR REPLACE SOURCE s (a int)",
+        "TRUNCATE t",
+        "REFRESH MATERIALIZED VIEW v",
+        "VACUUM",
+        "GRANT SELECT ON t TO u",
+        "LOCK TABLE t",
+        "LISTEN x",
+        "MERGE INTO t USING u ON true",
+        "COMMENT ON TABLE t IS 'x'",
+        "CALL f()",
+        "DO 'x'",
+        "SET ROLE r",
+        "CREATE TABLE t (a int UNIQUE)",
+        "CREATE TABLE t (a int GENERATED ALWAYS AS (1) STORED)",
+        "CREATE TABLE t (a int) APPEND ONLY",
+        "CREATE SOURCE s (a int) WITH (topic = 't') FORMAT DEBEZIUM ENCODE JSON",
+        "CREATE MATERIALIZED VIEW v AS SELECT 1 WITH NO DATA",
+        "ALTER TABLE t DROP COLUMN a",
+        "ALTER VIEW v ADD COLUMN a int",
+        "ALTER MATERIALIZED VIEW v SET SCHEMA s",
+        "SHOW SUBSCRIPTIONS",
+    ] {
+        let error = parse(sql).expect_err(sql);
+        assert_eq!(error.sqlstate, "0A000", "{sql}: {error:?}");
+        assert!(error.position.is_some(), "{sql}: {error:?}");
+        assert!(error.hint.is_some_and(|hint| hint.ends_with('.')), "{sql}");
+    }
 }
 
 #[test]

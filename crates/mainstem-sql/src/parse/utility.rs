@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::reader::Reader;
 use super::{fold, types::sql_type_of_ast};
-use crate::error::SqlError;
+use crate::error::{SqlError, sqlstate};
 use crate::statement::{Copy, CopyFormat, CopyTarget, Explain, RelationNoun, ShowKind, Statement, TransactionModes};
 
 impl Reader<'_> {
@@ -35,6 +35,8 @@ impl Reader<'_> {
             "INSERT" | "UPDATE" | "DELETE" => self.dml(),
             "CREATE" => self.after(&["CREATE"], Self::create),
             "DROP" => self.after(&["DROP"], Self::drop),
+            "ALTER" => self.after(&["ALTER"], Self::alter),
+            "CANCEL" => self.after(&["CANCEL"], Self::cancel_jobs),
             "BEGIN" | "START" | "COMMIT" | "END" | "ROLLBACK" | "ABORT" | "SAVEPOINT" | "RELEASE" => self.transaction(),
             "FLUSH" => self.after(&["FLUSH"], |_| Ok(Statement::Flush)),
             "WAIT" => self.after(&["WAIT"], |_| Ok(Statement::Wait)),
@@ -76,7 +78,6 @@ impl Reader<'_> {
         }
         let first = self.parser.peek_token_ref().token.to_string().to_uppercase();
         let refused = [
-            "ALTER",
             "TRUNCATE",
             "GRANT",
             "REVOKE",
@@ -100,13 +101,12 @@ impl Reader<'_> {
             "KILL",
             "CHECKPOINT",
             "IMPORT",
-            "CANCEL",
             "RECOVER",
             "BACKUP",
         ];
         if refused.contains(&first.as_str()) {
             let what = match first.as_str() {
-                "ALTER" | "REFRESH" => {
+                "REFRESH" => {
                     let next = self.parser.peek_nth_token_ref(1).token.to_string().to_uppercase();
                     let last = if next == "MATERIALIZED" { " VIEW" } else { "" };
                     format!("{first} {next}{last}")
@@ -242,7 +242,28 @@ impl Reader<'_> {
         Ok(Statement::ShowVariable(self.variable()?))
     }
 
-    fn relation_noun(&mut self) -> Option<RelationNoun> {
+    /// `CANCEL JOB[S] id, ...`
+    fn cancel_jobs(&mut self) -> Result<Statement, SqlError> {
+        if !self.accept(&["JOBS"]) && !self.accept(&["JOB"]) {
+            return Err(self.unexpected("JOBS"));
+        }
+        let mut ids = Vec::new();
+        loop {
+            let position = self.position();
+            let text = self.set_value()?;
+            let id = text.parse().map_err(|_| {
+                SqlError::new(sqlstate::INVALID_PARAMETER, format!("\"{text}\" is not the id of a job"))
+                    .at(position)
+                    .with_hint("SHOW JOBS lists them.")
+            })?;
+            ids.push(id);
+            if !self.accept_token(&Token::Comma) {
+                return Ok(Statement::CancelJobs(ids));
+            }
+        }
+    }
+
+    pub(super) fn relation_noun(&mut self) -> Option<RelationNoun> {
         if self.accept(&["SOURCE"]) {
             Some(RelationNoun::Source)
         } else if self.accept(&["TABLE"]) {

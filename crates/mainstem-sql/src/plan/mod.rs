@@ -5,6 +5,7 @@
 //! (`convert`), with EMIT ON WINDOW CLOSE as two further operators (`window_close`).
 
 mod aggregates;
+mod constant;
 mod convert;
 mod joins;
 mod lateral;
@@ -40,6 +41,7 @@ use crate::graph::Graph;
 use convert::Convert;
 use relations::Relations;
 
+pub use constant::constant;
 pub use names::{column_names, distinct_names, output_names};
 pub use rewrite::{rewrite_query, rewrite_windows};
 pub use session::{Purpose, planning_state, session_config, session_state_builder};

@@ -50,8 +50,27 @@ pub(super) trait Accumulate: Debug + Send {
     fn clear(&mut self, group: u32);
     fn save(&self, group: u32, writer: &mut StateWriter<'_>);
     fn restore(&mut self, group: u32, reader: &mut StateReader<'_>) -> Result<(), EngineError>;
-    /// Rows beyond one per group, and bytes.
+    /// Rows beyond one per group, and bytes beyond [`Accumulate::slot_bytes`] per group.
     fn state_size(&self) -> (u64, u64);
+    /// What a group takes at least.
+    fn slot_bytes(&self) -> u64;
+
+    /// Whether a group has *entries*, each a key with a count, which go to the space one by one; the rest of its state is
+    /// its *head*.
+    fn has_entries(&self) -> bool {
+        false
+    }
+    /// From now on it is noted which entries change.
+    fn track(&mut self) {}
+    /// Entries that have changed since they were asked for last: group, key, count (0: it is gone).
+    fn take_changes(&mut self, _out: &mut dyn FnMut(u32, &[u8], i64)) {}
+    fn save_head(&self, group: u32, writer: &mut StateWriter<'_>) {
+        self.save(group, writer);
+    }
+    fn restore_head(&mut self, group: u32, reader: &mut StateReader<'_>) -> Result<(), EngineError> {
+        self.restore(group, reader)
+    }
+    fn restore_entry(&mut self, _group: u32, _key: &[u8], _count: i64) {}
 }
 
 /// The accumulator of an aggregate.
@@ -157,7 +176,11 @@ impl Accumulate for Count {
     }
 
     fn state_size(&self) -> (u64, u64) {
-        (0, self.counts.len() as u64 * 8)
+        (0, 0)
+    }
+
+    fn slot_bytes(&self) -> u64 {
+        8
     }
 }
 
@@ -204,7 +227,11 @@ impl Accumulate for Bools {
     }
 
     fn state_size(&self) -> (u64, u64) {
-        (0, self.counts.len() as u64 * 16)
+        (0, 0)
+    }
+
+    fn slot_bytes(&self) -> u64 {
+        16
     }
 }
 
@@ -295,6 +322,10 @@ impl Accumulate for Bits {
     }
 
     fn state_size(&self) -> (u64, u64) {
-        (0, self.groups.iter().flatten().count() as u64 * 520 + self.groups.len() as u64 * 8)
+        (0, 0)
+    }
+
+    fn slot_bytes(&self) -> u64 {
+        528
     }
 }

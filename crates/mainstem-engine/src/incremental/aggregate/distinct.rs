@@ -17,12 +17,18 @@ pub(super) struct Distinct {
     inner: Box<dyn Accumulate>,
     rows: u64,
     bytes: u64,
+    /// Group and key of what was changed, when that is noted.
+    changed: Option<Vec<(u32, Box<[u8]>)>>,
 }
+
+/// Entries are the values, and those of the aggregate below; their keys begin with one of these.
+const VALUE: u8 = 0;
+const INNER: u8 = 1;
 
 impl Distinct {
     pub(super) fn new(types: &[DataType], inner: Box<dyn Accumulate>) -> Result<Distinct, EngineError> {
         let keys = RowKeys::of_types(types).map_err(|error| EngineError::Graph(error.to_string()))?;
-        Ok(Distinct { keys, values: Vec::new(), inner, rows: 0, bytes: 0 })
+        Ok(Distinct { keys, values: Vec::new(), inner, rows: 0, bytes: 0, changed: None })
     }
 }
 
@@ -41,6 +47,9 @@ impl Accumulate for Distinct {
             let key = keys.get(row);
             let before = adjust(&mut self.values[group], key, weight);
             let after = before + weight;
+            if let Some(changed) = &mut self.changed {
+                changed.push((group as u32, key.into()));
+            }
             if before == 0 {
                 self.rows += 1;
                 self.bytes += key.len() as u64 + 32;
@@ -92,6 +101,48 @@ impl Accumulate for Distinct {
 
     fn state_size(&self) -> (u64, u64) {
         let (rows, bytes) = self.inner.state_size();
-        (rows + self.rows, bytes + self.bytes + self.values.len() as u64 * 32)
+        (rows + self.rows, bytes + self.bytes)
+    }
+
+    fn slot_bytes(&self) -> u64 {
+        self.inner.slot_bytes() + 32
+    }
+
+    fn has_entries(&self) -> bool {
+        true
+    }
+
+    fn track(&mut self) {
+        self.changed.get_or_insert_default();
+        self.inner.track();
+    }
+
+    fn take_changes(&mut self, out: &mut dyn FnMut(u32, &[u8], i64)) {
+        for (group, key) in self.changed.as_mut().map(std::mem::take).unwrap_or_default() {
+            let count = self.values[group as usize].get(&key).copied().unwrap_or(0);
+            out(group, &[&[VALUE][..], &*key].concat(), count);
+        }
+        self.inner.take_changes(&mut |group, key, count| out(group, &[&[INNER][..], key].concat(), count));
+    }
+
+    fn save_head(&self, group: u32, writer: &mut StateWriter<'_>) {
+        self.inner.save_head(group, writer);
+    }
+
+    fn restore_head(&mut self, group: u32, reader: &mut StateReader<'_>) -> Result<(), EngineError> {
+        self.inner.restore_head(group, reader)
+    }
+
+    fn restore_entry(&mut self, group: u32, key: &[u8], count: i64) {
+        match key.split_first() {
+            Some((&VALUE, key)) => {
+                if adjust(&mut self.values[group as usize], key, count) == 0 {
+                    self.rows += 1;
+                    self.bytes += key.len() as u64 + 32;
+                }
+            }
+            Some((_, key)) => self.inner.restore_entry(group, key, count),
+            None => {}
+        }
     }
 }

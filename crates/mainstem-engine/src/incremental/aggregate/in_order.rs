@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Field};
 use mainstem_sql::AggregateFunction as Function;
 
 use super::accumulators::{Accumulate, Results, Selected};
-use super::ordered::{Multisets, decode_some};
+use super::ordered::{Multisets, decode_some, entries_of_sets};
 use crate::delta::RowKeys;
 use crate::error::EngineError;
 use crate::incremental::encoding::{StateReader, StateWriter};
@@ -105,7 +105,7 @@ impl Accumulate for InOrder {
         let mut ordered = Vec::new();
         for (group, row, weight) in selected.iter() {
             ordered_bytes(sort.get(row), values.get(row), &mut ordered);
-            self.sets.adjust(group, &ordered, weight);
+            self.sets.change(group, &ordered, weight);
         }
         selected.rows.len() as u64
     }
@@ -144,4 +144,6 @@ impl Accumulate for InOrder {
     fn state_size(&self) -> (u64, u64) {
         self.sets.state_size()
     }
+
+    entries_of_sets!();
 }

@@ -8,13 +8,14 @@
 //! which goes away when the group changes.
 //!
 //! State entries: tag 0, the group without columns has been given; tag 1: key bytes, i64 rows, then the state of each
-//! aggregate in order.
+//! aggregate in order. In the space, see `stored`.
 
 mod accumulators;
 mod distinct;
 mod in_order;
 mod moments;
 mod ordered;
+mod stored;
 mod sums;
 
 use std::collections::BTreeMap;
@@ -27,10 +28,12 @@ use mainstem_sql::AggregateFunction;
 
 use super::encoding::{StateReader, StateWriter};
 use super::stateless::{microseconds, of_type};
+use super::units::Residence;
 use super::{Context, Operate, STATE_HASHER};
 use crate::delta::{Delta, RowKeys, batch_of};
 use crate::error::EngineError;
 use crate::scalar::{CompiledScalar, boolean, evaluate_all};
+use crate::state::Space;
 
 use accumulators::{Accumulate, Selected};
 
@@ -66,6 +69,9 @@ pub(super) struct Aggregate {
     is_given: bool,
     key_bytes: u64,
     ends: Option<WindowEnds>,
+    residence: Residence,
+    /// No window in the space ends before this.
+    stored_from: i64,
 }
 
 /// An aggregate and where its inputs stand among the expressions.
@@ -84,6 +90,7 @@ struct Group {
     key: Box<[u8]>,
     rows: i64,
     is_touched: bool,
+    used: u32,
 }
 
 /// Groups by the end of their window, so that closed ones can be forgotten.
@@ -135,6 +142,8 @@ impl Aggregate {
             is_given: false,
             key_bytes: 0,
             ends: window_end.map(|column| WindowEnds { column, groups: BTreeMap::new() }),
+            residence: Residence::default(),
+            stored_from: i64::MAX,
         };
         if group_columns == 0 {
             aggregate.group_of(&[]);
@@ -152,7 +161,7 @@ impl Aggregate {
         if let Some(group) = self.by_key.find(hash, |group| &*self.groups[*group as usize].key == key) {
             return *group;
         }
-        let group = Group { key: key.into(), rows: 0, is_touched: false };
+        let group = Group { key: key.into(), used: self.residence.now, ..Group::default() };
         self.key_bytes += key.len() as u64;
         let id = match self.free.pop() {
             Some(id) => {
@@ -183,6 +192,7 @@ impl Aggregate {
         for group in groups {
             if !self.groups[*group as usize].is_touched {
                 self.groups[*group as usize].is_touched = true;
+                self.groups[*group as usize].used = self.residence.now;
                 self.touched.push(*group);
                 if self.is_there(*group) {
                     were_there.push(*group);
@@ -271,6 +281,7 @@ impl Operate for Aggregate {
         let (left, values) = evaluate_all(&self.expressions, delta, context.errors);
         let columns = &values[..self.group_columns];
         let keys = self.group_keys.encode(columns, left.len());
+        self.load(&keys, context);
         let groups: Vec<u32> = match self.is_global() {
             true => vec![0; left.len()],
             false => (0..left.len()).map(|row| self.group_of(keys.get(row))).collect(),
@@ -287,12 +298,17 @@ impl Operate for Aggregate {
 
     fn finish(&mut self, context: &mut Context<'_>) -> Vec<Delta> {
         let mut touched = std::mem::take(&mut self.touched);
+        self.load_global(context);
         if self.is_global() && !std::mem::replace(&mut self.is_given, true) && touched.is_empty() {
             touched.push(0);
         }
         let there: Vec<u32> = touched.iter().copied().filter(|group| self.is_there(*group)).collect();
         let mut changes = std::mem::take(&mut self.before);
         changes.push(self.results(&there, 1, context));
+        if let Some(space) = context.space {
+            self.write(&touched, space);
+        }
+        self.residence.tick();
         for group in touched {
             self.groups[group as usize].is_touched = false;
             if self.groups[group as usize].rows == 0 && !self.is_global() {
@@ -328,11 +344,33 @@ impl Operate for Aggregate {
         }
     }
 
+    fn retire_stored(&mut self, horizon_us: i64, space: &Space) -> Result<(), EngineError> {
+        self.remove_stored(horizon_us, space)
+    }
+
+    fn uses_space(&self) -> bool {
+        true
+    }
+
+    fn attach(&mut self, space: &Space) -> Result<(), EngineError> {
+        self.residence.attach(space);
+        if self.residence.is_partial {
+            self.stored_from = i64::MIN;
+        }
+        self.aggregates.iter_mut().for_each(|placed| placed.accumulator.track());
+        Ok(())
+    }
+
+    fn shrink(&mut self, bytes: u64) -> u64 {
+        self.evict(bytes)
+    }
+
     fn state_size(&self) -> (u64, u64) {
         let groups = (self.groups.len() - self.free.len()) as u64;
         let held = self.aggregates.iter().map(|placed| placed.accumulator.state_size());
         let (rows, bytes) = held.fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
-        (groups + rows, self.key_bytes + groups * 40 + bytes)
+        let slot_bytes: u64 = self.aggregates.iter().map(|placed| placed.accumulator.slot_bytes()).sum();
+        (groups + rows, self.key_bytes + groups * (48 + slot_bytes) + bytes)
     }
 
     fn save(&self, out: &mut dyn FnMut(&[u8])) {

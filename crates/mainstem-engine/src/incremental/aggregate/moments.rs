@@ -76,6 +76,10 @@ impl Accumulate for Moments {
     }
 
     fn state_size(&self) -> (u64, u64) {
-        (0, self.heap_bytes + (self.groups.len() * size_of::<ExactMoments>()) as u64)
+        (0, self.heap_bytes)
+    }
+
+    fn slot_bytes(&self) -> u64 {
+        size_of::<ExactMoments>() as u64
     }
 }

@@ -45,6 +45,8 @@ pub(super) struct Multisets {
     pub(super) groups: Vec<OrderedMultiset>,
     rows: u64,
     bytes: u64,
+    /// Group and key of what was changed, when that is noted.
+    changed: Option<Vec<(u32, Box<[u8]>)>>,
 }
 
 impl Multisets {
@@ -56,12 +58,37 @@ impl Multisets {
         self.bytes = self.bytes + set.heap_bytes() as u64 - before.1;
     }
 
+    /// See [`Accumulate::track`].
+    pub(super) fn track(&mut self) {
+        self.changed.get_or_insert_default();
+    }
+
+    fn note(&mut self, group: u32, key: &[u8]) {
+        if let Some(changed) = &mut self.changed {
+            changed.push((group, key.into()));
+        }
+    }
+
+    /// See [`Accumulate::take_changes`].
+    pub(super) fn take_changes(&mut self, out: &mut dyn FnMut(u32, &[u8], i64)) {
+        let Some(changed) = &mut self.changed else { return };
+        for (group, key) in std::mem::take(changed) {
+            out(group, &key, self.groups[group as usize].count(&key));
+        }
+    }
+
     fn update(&mut self, keys: &RowKeys, arguments: &[ArrayRef], selected: &Selected) -> u64 {
         let keys = keys.encode(&arguments[..1], arguments[0].len());
         for (group, row, weight) in selected.iter() {
-            self.adjust(group, keys.get(row), weight);
+            self.change(group, keys.get(row), weight);
         }
         selected.rows.len() as u64
+    }
+
+    /// As an update: what changes is noted.
+    pub(super) fn change(&mut self, group: usize, key: &[u8], weight: i64) {
+        self.adjust(group, key, weight);
+        self.note(group as u32, key);
     }
 
     pub(super) fn clear(&mut self, group: u32) {
@@ -88,9 +115,41 @@ impl Multisets {
     }
 
     pub(super) fn state_size(&self) -> (u64, u64) {
-        (self.rows, self.bytes + self.groups.len() as u64 * size_of::<OrderedMultiset>() as u64)
+        (self.rows, self.bytes)
     }
 }
+
+/// The methods of [`Accumulate`] that are the same for all that keep nothing but multisets.
+macro_rules! entries_of_sets {
+    () => {
+        fn slot_bytes(&self) -> u64 {
+            size_of::<OrderedMultiset>() as u64
+        }
+
+        fn has_entries(&self) -> bool {
+            true
+        }
+
+        fn track(&mut self) {
+            self.sets.track();
+        }
+
+        fn take_changes(&mut self, out: &mut dyn FnMut(u32, &[u8], i64)) {
+            self.sets.take_changes(out);
+        }
+
+        fn save_head(&self, _group: u32, _writer: &mut StateWriter<'_>) {}
+
+        fn restore_head(&mut self, _group: u32, _reader: &mut StateReader<'_>) -> Result<(), EngineError> {
+            Ok(())
+        }
+
+        fn restore_entry(&mut self, group: u32, key: &[u8], count: i64) {
+            self.sets.adjust(group as usize, key, count);
+        }
+    };
+}
+pub(super) use entries_of_sets;
 
 /// The smallest or the largest, with all others kept, so that it can be taken back.
 #[derive(Debug)]
@@ -141,6 +200,8 @@ impl Accumulate for Extreme {
     fn state_size(&self) -> (u64, u64) {
         self.sets.state_size()
     }
+
+    entries_of_sets!();
 }
 
 /// The smallest or the largest over rows that are never taken back: nothing else is kept.
@@ -216,7 +277,11 @@ impl Accumulate for Kept {
     }
 
     fn state_size(&self) -> (u64, u64) {
-        (0, self.bytes + self.best.len() as u64 * 16)
+        (0, self.bytes)
+    }
+
+    fn slot_bytes(&self) -> u64 {
+        16
     }
 }
 
@@ -358,4 +423,6 @@ impl Accumulate for Percentile {
     fn state_size(&self) -> (u64, u64) {
         self.sets.state_size()
     }
+
+    entries_of_sets!();
 }

@@ -94,7 +94,11 @@ impl Accumulate for IntegerSum {
     }
 
     fn state_size(&self) -> (u64, u64) {
-        (0, self.sums.len() as u64 * 32)
+        (0, 0)
+    }
+
+    fn slot_bytes(&self) -> u64 {
+        32
     }
 }
 
@@ -188,7 +192,11 @@ impl Accumulate for DecimalSum {
     }
 
     fn state_size(&self) -> (u64, u64) {
-        (0, self.sums.len() as u64 * 48)
+        (0, 0)
+    }
+
+    fn slot_bytes(&self) -> u64 {
+        48
     }
 }
 
@@ -252,6 +260,10 @@ impl Accumulate for FloatSum {
     }
 
     fn state_size(&self) -> (u64, u64) {
-        (0, self.heap_bytes + self.sums.len() as u64 * 56)
+        (0, self.heap_bytes)
+    }
+
+    fn slot_bytes(&self) -> u64 {
+        56
     }
 }

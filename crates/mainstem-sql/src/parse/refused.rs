@@ -1,0 +1,90 @@
+//! What to do instead of what is refused by name.
+
+/// Words of a refusal, and the hint for what begins with them; the first that fits.
+const HINTS: &[(&str, &str)] = &[
+    ("CREATE SUBSCRIPTION", "Use SUBSCRIBE, or DECLARE a cursor for it: changes are kept as long as the topics."),
+    ("CREATE CONNECTION", "A source reads a topic of this server: no connection is needed."),
+    ("CREATE SECRET", "A source reads a topic of this server: no secret is needed."),
+    ("CREATE FUNCTION", "Write the expression in the query, or in a view over which others are written."),
+    ("CREATE AGGREGATE", "Write the expression in the query, or in a view over which others are written."),
+    ("CREATE PROCEDURE", "Send the statements one after the other."),
+    ("CREATE USER", "There is no access control yet: every client is the owner."),
+    ("CREATE ROLE", "There is no access control yet: every client is the owner."),
+    ("ALTER USER", "There is no access control yet: every client is the owner."),
+    ("ALTER ROLE", "There is no access control yet: every client is the owner."),
+    ("SET ROLE", "There is no access control yet: every client is the owner."),
+    ("SET AUTHORIZATION", "There is no access control yet: every client is the owner."),
+    ("GRANT", "There is no access control yet: every client is the owner."),
+    ("REVOKE", "There is no access control yet: every client is the owner."),
+    ("REASSIGN", "There is no access control yet: every client is the owner."),
+    ("CREATE SCHEMA", "There is one schema, public."),
+    ("DROP SCHEMA", "There is one schema, public."),
+    ("ALTER SCHEMA", "There is one schema, public."),
+    ("CREATE DATABASE", "There is one database per server: start another server with a --data-dir of its own."),
+    ("DROP DATABASE", "There is one database per server."),
+    ("USE", "There is one database per server."),
+    ("CREATE TEMPORARY", "Use WITH in the query, or a view."),
+    ("CREATE TEMP", "Use WITH in the query, or a view."),
+    ("CREATE UNLOGGED", "Use CREATE TABLE."),
+    ("CREATE TYPE", "Use struct<name type, ...>, a list, or jsonb."),
+    ("CREATE DOMAIN", "Use the type itself."),
+    (
+        "CREATE SEQUENCE",
+        "Let the client give keys, for example uuids; a table without primary key numbers its rows itself.",
+    ),
+    ("CREATE TRIGGER", "Use a materialized view over the table, or SUBSCRIBE to it."),
+    ("CREATE RULE", "Use a materialized view."),
+    ("CREATE EXTENSION", "Nothing can be loaded into the server."),
+    ("CREATE FOREIGN", "Use CREATE SOURCE over a topic."),
+    ("CREATE EXTERNAL", "Use CREATE SOURCE over a topic."),
+    ("CREATE PUBLICATION", "Use SUBSCRIBE."),
+    ("TRUNCATE", "Use DELETE FROM."),
+    ("MERGE", "Use INSERT ... ON CONFLICT, UPDATE and DELETE in a transaction."),
+    ("CALL", "Send the statements one after the other."),
+    ("DO", "Send the statements one after the other."),
+    ("LOCK", "Use a SERIALIZABLE transaction."),
+    ("LISTEN", "Use SUBSCRIBE."),
+    ("NOTIFY", "Use SUBSCRIBE."),
+    ("UNLISTEN", "Use SUBSCRIBE."),
+    ("REFRESH", "A materialized view is always up to date; FLUSH waits until it shows all that was written."),
+    ("ANALYZE", "There are no statistics to gather."),
+    ("VACUUM", "Nothing has to be cleaned up by hand."),
+    ("CLUSTER", "Nothing has to be ordered by hand."),
+    ("REINDEX", "Indexes are kept with every change."),
+    ("CHECKPOINT", "Checkpoints are taken by themselves."),
+    ("COMMENT", "Keep the text where the definition is kept."),
+    ("LOAD", "Nothing can be loaded into the server."),
+    ("IMPORT", "Use COPY ... FROM STDIN."),
+    ("BACKUP", "Copy the data directory of a stopped server."),
+    ("KILL", "Use CANCEL JOBS for views that read history; a client cancels its own statements."),
+    ("RECOVER", "Start the server again: it recovers by itself."),
+    ("INCLUDE HEADER", "Put what the view needs into the record's value."),
+    ("INCLUDE PAYLOAD", "Declare a column of type jsonb."),
+    ("CHECK of", "Check what is written in the client."),
+    ("UNIQUE of", "Make the columns the primary key."),
+    ("FOREIGN of", "Check what is written in the client."),
+    ("REFERENCES of", "Check what is written in the client."),
+    ("GENERATED of", "Write the expression in a view over the table."),
+    ("AS (a generated column)", "Write the expression in a view over the table."),
+    ("WITH [NO] DATA", "Leave it out; SET background_ddl = on to go on before the view has read history."),
+    ("APPEND ONLY", "Use CREATE SOURCE over a topic."),
+    ("FORMAT ", "Use FORMAT PLAIN ENCODE JSON."),
+    ("ENCODE ", "Use FORMAT PLAIN ENCODE JSON."),
+    ("SHOW SUBSCRIPTIONS", "There are no subscriptions that are kept; use SUBSCRIBE."),
+    ("SHOW CONNECTIONS", "There are no connections."),
+    ("SHOW SECRETS", "There are no secrets."),
+    ("SHOW USERS", "There is no access control yet."),
+    ("SHOW CLUSTER", "There is one process; its metrics are at /metrics of its HTTP port."),
+    ("SHOW INTERNAL", "The state of operators is in mainstem.views."),
+];
+
+/// The hint for what is refused under these words.
+pub(super) fn hint(what: &str) -> Option<&'static str> {
+    let fits = |words: &str| {
+        what.strip_prefix(words).is_some_and(|rest| rest.is_empty() || !rest.starts_with(char::is_alphanumeric))
+    };
+    HINTS
+        .iter()
+        .find(|(words, _)| fits(words) || (words.ends_with(' ') && what.starts_with(words)))
+        .map(|(_, hint)| *hint)
+}
