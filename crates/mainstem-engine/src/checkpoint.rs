@@ -3,7 +3,8 @@
 //! One ingestion of the store is one checkpoint: what the owners have handed over (see [`crate::state`]), and under the keys of
 //! no owner, as JSON: `meta`; per table `input/<id>`; per lane, under the id of its first view, `lane/<id>`: its cut, its
 //! views, and its sources as of that cut; per table and view `relation/<id>`. Of these only what changed is written. What the
-//! store holds of owners that are in no checkpoint any more is removed by the same ingestion.
+//! store holds of owners that are in no checkpoint any more is removed by the same ingestion, or, under `gone/<id>/<generation>`,
+//! by the first one at which nobody reads it any more: a lane that is at its last step, a SELECT over a dropped view.
 //!
 //! Always true here: tables are as of the cut in `meta`, and so are lanes that read tables; dead letters up to these cuts
 //! were durable before the checkpoint was; a store that cannot be read is emptied, and history read again.
@@ -83,6 +84,11 @@ fn key_of(kind: &str, id: RelationId) -> Vec<u8> {
     meta_key(&format!("{kind}/{:010}", id.0))
 }
 
+/// Of an owner that is no more, while somebody may read what is its.
+fn key_of_gone(owner: Owner) -> Vec<u8> {
+    meta_key(&format!("gone/{:010}/{:010}", owner.relation.0, owner.generation))
+}
+
 impl Snapshot {
     /// Where a replay begins.
     pub(crate) fn least_cut(&self) -> Cut {
@@ -126,21 +132,25 @@ pub(crate) fn write(root: &StateRoot, snapshot: &Snapshot) -> Result<u64, Engine
 }
 
 fn apply(root: &StateRoot, snapshot: &Snapshot) -> Result<u64, StateError> {
-    let (before, now) = (entries(root)?, snapshot.entries());
-    let is_new = |(key, value): &(&Vec<u8>, &Vec<u8>)| before.get(*key) != Some(*value);
-    let mut metas: BTreeMap<Vec<u8>, Option<Vec<u8>>> =
-        now.iter().filter(is_new).map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
-    metas.extend(before.keys().filter(|key| !now.contains_key(*key)).map(|key| (key.clone(), None)));
+    let (before, mut now) = (entries(root)?, snapshot.entries());
     let mut parts: BTreeMap<Vec<u8>, Changes<'_>> = BTreeMap::new();
     let unreadable = |error: EngineError| StateError::Damaged { place: "meta".to_owned(), meaning: error.to_string() };
     for owner in owners(&before).map_err(unreadable)? {
         let is_kept = |kept: &Kept| kept.generation == owner.generation;
         if !snapshot.relations.get(&owner.relation).is_some_and(is_kept) {
+            if root.is_read(owner) {
+                now.insert(key_of_gone(owner), json(&owner));
+                continue;
+            }
             let prefix = owner.prefix();
             let gone = root.store().scan(&prefix, after_prefix(&prefix).as_deref());
             parts.insert(prefix, Box::new(gone.map(|entry| entry.map(|(key, _)| (key, None)))));
         }
     }
+    let is_new = |(key, value): &(&Vec<u8>, &Vec<u8>)| before.get(*key) != Some(*value);
+    let mut metas: BTreeMap<Vec<u8>, Option<Vec<u8>>> =
+        now.iter().filter(is_new).map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
+    metas.extend(before.keys().filter(|key| !now.contains_key(*key)).map(|key| (key.clone(), None)));
     for handed in &snapshot.handed {
         parts.insert(handed.owner.prefix(), Box::new(handed.changes()));
     }
@@ -150,9 +160,13 @@ fn apply(root: &StateRoot, snapshot: &Snapshot) -> Result<u64, StateError> {
 
 type Changes<'a> = Box<dyn Iterator<Item = Result<Change, StateError>> + 'a>;
 
+/// All of whom the store has something.
 fn owners(entries: &Entries) -> Result<Vec<Owner>, EngineError> {
     let relations = relations(entries)?;
-    Ok(relations.into_iter().map(|(relation, kept)| Owner { relation, generation: kept.generation }).collect())
+    let kept = relations.into_iter().map(|(relation, kept)| Ok(Owner { relation, generation: kept.generation }));
+    let prefix = meta_key("gone/");
+    let gone = entries.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
+    kept.chain(gone.map(|(_, owner)| parse(owner))).collect()
 }
 
 fn relations(entries: &Entries) -> Result<BTreeMap<RelationId, Kept>, EngineError> {

@@ -15,7 +15,7 @@ use crossbeam_channel::Sender;
 use mainstem_catalog::RelationId;
 use mainstem_state::{CheckpointError, remove_older};
 
-use super::coordinator::Coordinator;
+use super::coordinator::{Coordinator, LaneHandle, Merging};
 use super::orders::{Order, What};
 use super::{BROKEN, Command, Flow, LaneCommand, LaneId, LanePart, PartitionState, topic_of_letters};
 use crate::checkpoint::{self, Kept, Snapshot};
@@ -44,6 +44,8 @@ pub(super) struct Checkpoints {
     gathering: Option<Gathering>,
     in_flight: Option<InFlight>,
     waiting: Vec<Reply>,
+    /// Lanes that have ended by themselves: neither parts nor the lanes themselves will come of them.
+    failed: BTreeSet<LaneId>,
 }
 
 /// What was read of tables and, by lane, of sources when a checkpoint was taken.
@@ -91,6 +93,7 @@ impl Checkpoints {
             gathering: None,
             in_flight: None,
             waiting: Vec::new(),
+            failed: BTreeSet::new(),
         }
     }
 
@@ -139,7 +142,8 @@ impl Coordinator {
             || !checkpoints.waiting.is_empty()
             || bytes - checkpoints.bytes >= self.config.checkpoint_bytes
             || is_time && has_read;
-        if is_due && checkpoints.in_flight.is_none() && checkpoints.gathering.is_none() && !is_merging {
+        let is_busy = checkpoints.in_flight.is_some() || checkpoints.gathering.is_some() || is_merging;
+        if is_due && !is_busy && !self.has_failed_lanes() {
             self.begin_checkpoint();
         }
     }
@@ -214,12 +218,34 @@ impl Coordinator {
         self.write_checkpoint_if_whole();
     }
 
-    /// A lane has ended by itself, since the log cannot be read or the engine ends: there is no checkpoint without its part.
+    /// A lane has ended. If not because its views were dropped, but since the log cannot be read or the engine ends, there
+    /// is no checkpoint without its part.
     pub(super) fn lane_failed(&mut self, lane: LaneId) {
-        let is_missing = |gathering: &Gathering| gathering.missing.contains(&lane);
-        if self.lanes.contains_key(&lane) && self.checkpoints.gathering.as_ref().is_some_and(is_missing) {
+        let is_merged = |handle: &LaneHandle| handle.merging.as_ref().is_some_and(|it| it.lanes().contains(&lane));
+        if !self.lanes.contains_key(&lane) && !self.lanes.values().any(is_merged) {
+            return;
+        }
+        self.checkpoints.failed.insert(lane);
+        if self.checkpoints.gathering.as_ref().is_some_and(|gathering| gathering.missing.contains(&lane)) {
             self.give_up_gathering();
         }
+    }
+
+    /// Whether a lane has ended that is still needed. Those that wait for a checkpoint are told.
+    fn has_failed_lanes(&mut self) -> bool {
+        let ids = self.lanes.iter().flat_map(|(id, lane)| {
+            let merged = lane.merging.as_ref().map(Merging::lanes).unwrap_or_default();
+            merged.into_iter().chain([*id])
+        });
+        let needed: BTreeSet<LaneId> = ids.collect();
+        let checkpoints = &mut self.checkpoints;
+        checkpoints.failed.retain(|lane| needed.contains(lane));
+        if !checkpoints.failed.is_empty() {
+            for reply in std::mem::take(&mut checkpoints.waiting) {
+                let _ = reply.send(Err(EngineError::Stopped));
+            }
+        }
+        !checkpoints.failed.is_empty()
     }
 
     /// Not all parts will come.
@@ -313,7 +339,7 @@ impl Coordinator {
 
     /// Takes a checkpoint before the end, after the one that is being taken.
     pub(super) fn last_checkpoint(&mut self) {
-        if self.wait_for_checkpoint() == Flow::End {
+        if self.wait_for_checkpoint() == Flow::End || self.has_failed_lanes() {
             return;
         }
         if self.stands().is_some() && self.checkpoints.waiting.is_empty() {
@@ -343,8 +369,9 @@ impl Coordinator {
                 Command::Damaged => Flow::End,
                 _ => Flow::On,
             };
-            if flow == Flow::End {
-                return flow;
+            // Lanes that are merged wait for one that will not come.
+            if flow == Flow::End || is_merging && self.has_failed_lanes() {
+                return Flow::End;
             }
         }
     }

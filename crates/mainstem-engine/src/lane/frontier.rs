@@ -87,7 +87,7 @@ struct LaneFrontier {
 /// What a lane is to do next.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// Where it stands: its reach.
+    /// Where it stands: its reach, or before it where it is told to do something.
     pub(crate) from: Cut,
     /// How far it may go; none when nothing has come.
     pub(crate) limit: Option<Cut>,
@@ -262,12 +262,14 @@ impl Frontiers {
     /// How far the lane may go from where it is.
     pub(crate) fn plan(&self, id: LaneId) -> Option<Plan> {
         let lane = self.lanes.get(&id)?;
-        let from = lane.reach(self.front);
+        let reach = lane.reach(self.front);
         let stop = |stop: &Stop| match stop {
             Stop::Order(cut) => Some(*cut),
-            Stop::Pin(cut, slot) => (*cut > from && slot.strong_count() > 0).then_some(*cut),
+            Stop::Pin(cut, slot) => (*cut > reach && slot.strong_count() > 0).then_some(*cut),
         };
         let limit = lane.stops.iter().filter_map(stop).fold(self.front, Cut::min);
+        // Not by resting, either: what joins it there would be beyond what it was told to do.
+        let from = reach.min(limit);
         let limit = (!lane.news.is_empty()).then_some(limit);
         let readers = |input: &RelationId| (*input, self.readers.get(input).copied().unwrap_or(0));
         let shared = lane.inputs.iter().map(readers).filter(|(_, count)| *count > 1);
@@ -558,5 +560,25 @@ impl Demand {
     /// All that was asked for.
     pub(crate) fn done(&self) -> Option<Published> {
         self.of(&self.relations.keys().copied().collect::<Vec<_>>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lane at rest goes with the front, but not beyond what it is told to do: a view that joined it there would be in its
+    /// part of a checkpoint, and missing where lanes are merged.
+    #[test]
+    fn a_lane_at_rest_waits_where_it_is_told_to_do_something() {
+        let (sender, _commands) = crossbeam_channel::unbounded();
+        let (lane, mut all) = (LaneId(1), Frontiers::default());
+        all.advance(Cut(7), None, &BTreeSet::new());
+        all.add_lane(lane, (Cut(7), Contents::new()), BTreeSet::from([RelationId(1)]), sender);
+        let at = all.order(lane);
+        all.advance(Cut(9), None, &BTreeSet::new());
+        assert_eq!(all.plan(lane).expect("a lane").from, at);
+        all.obeyed(lane, at);
+        assert_eq!(all.plan(lane).expect("a lane").from, Cut(9));
     }
 }

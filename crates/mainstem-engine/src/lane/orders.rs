@@ -47,7 +47,7 @@ impl Lane {
             let is_due = self.cut >= order.at;
             match order.what {
                 What::Snapshot(sequence) if is_due || self.tables.is_empty() => {
-                    let part = self.part(sequence, self.cut.min(order.at));
+                    let part = self.part(sequence);
                     self.shared.send(Command::Part(Box::new(part)));
                     self.shared.publish(|all| all.obeyed(self.id, order.at));
                     surrenders = surrenders.or(Some(false));
@@ -55,7 +55,6 @@ impl Lane {
                 // After everything else.
                 What::Surrender if is_due => {
                     surrenders = Some(true);
-                    self.cut = order.at;
                 }
                 _ => self.orders.push(order),
             }
@@ -63,11 +62,11 @@ impl Lane {
         surrenders
     }
 
-    /// Everything as it stands, which is so at `cut`, too.
-    fn part(&mut self, sequence: u64, cut: Cut) -> LanePart {
+    /// Everything as it stands.
+    fn part(&mut self, sequence: u64) -> LanePart {
         let relations = self.views.iter_mut().map(|(id, view)| (*id, view.keep())).collect();
         let state = LaneState {
-            cut,
+            cut: self.cut,
             views: self.views.keys().copied().collect(),
             inputs: self.sources.iter().map(|(id, input)| (*id, input.state.clone())).collect(),
         };

@@ -176,7 +176,11 @@ impl Coordinator {
             match (now, rows) {
                 (Some(now), Some(rows)) if is_short(rows) && Pace::rate_of(&relation).is_none() => {
                     let shared = self.shared.clone();
-                    backfill.advance(&now, &|error: &LogError| again(&shared, error))?;
+                    match backfill.advance(&now, &|error: &LogError| again(&shared, error)) {
+                        // Dropped meanwhile, which the next definitions say.
+                        Err(EngineError::Stopped) if backfill.is_cancelled() && !shared.gives_up() => continue,
+                        result => result?,
+                    }
                     if self.shared.state.is_damaged() {
                         return Err(EngineError::State("it could not be read".to_owned()));
                     }

@@ -204,7 +204,9 @@ impl Layers {
     pub fn new(root: Arc<StateRoot>, owner: Owner, is_stored: bool) -> Arc<Layers> {
         let inner = RwLock::new(Inner { is_stored, ..Inner::default() });
         let epoch = root.epoch();
-        Arc::new(Layers { owner, prefix: owner.prefix(), root, epoch, inner })
+        let layers = Arc::new(Layers { owner, prefix: owner.prefix(), root: root.clone(), epoch, inner });
+        root.add_reader(owner, &layers);
+        layers
     }
 
     /// Whose they are.

@@ -1,12 +1,14 @@
 //! The store with its scratch, and who uses how much memory.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use mainstem_state::{Opened, Scratch, StateStore};
 use parking_lot::Mutex;
 
 use super::cache::BlockCache;
+use super::{Layers, Owner};
 use crate::error::EngineError;
 
 /// Of the budget, what one owner may write before it goes to scratch.
@@ -31,6 +33,8 @@ pub struct StateRoot {
     blocks: BlockCache,
     /// Why the store cannot be read, once it could not.
     damage: Mutex<Option<String>>,
+    /// Who may still read what the store has of an owner.
+    readers: Mutex<BTreeMap<Owner, Weak<Layers>>>,
     spilled_bytes: AtomicU64,
     loaded_units: AtomicU64,
     evicted_units: AtomicU64,
@@ -67,6 +71,7 @@ impl StateRoot {
             epoch: AtomicU32::new(0),
             blocks: BlockCache::new(budget_bytes / CONTENT_PART),
             damage: Mutex::new(None),
+            readers: Mutex::default(),
             spilled_bytes: AtomicU64::new(0),
             loaded_units: AtomicU64::new(0),
             evicted_units: AtomicU64::new(0),
@@ -81,6 +86,18 @@ impl StateRoot {
     /// Of the newest owner so far.
     pub fn generation(&self) -> u32 {
         self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Somebody reads and writes what is the owner's from now on.
+    pub(super) fn add_reader(&self, owner: Owner, layers: &Arc<Layers>) {
+        let mut readers = self.readers.lock();
+        readers.retain(|_, reader| reader.strong_count() > 0);
+        readers.insert(owner, Arc::downgrade(layers));
+    }
+
+    /// Whether somebody may still read what is the owner's: a lane at its last step, a version that a SELECT holds.
+    pub(crate) fn is_read(&self, owner: Owner) -> bool {
+        self.readers.lock().get(&owner).is_some_and(|reader| reader.strong_count() > 0)
     }
 
     /// A store was read whose newest owner had this generation.

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use mainstem_catalog::RelationId;
 use mainstem_state::{StateError, after_prefix};
+use serde::{Deserialize, Serialize};
 
 use crate::collection::Block;
 use crate::error::EngineError;
@@ -41,7 +42,7 @@ impl From<StateError> for EngineError {
 }
 
 /// A relation in one life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Owner {
     /// Which relation.
     pub relation: RelationId,

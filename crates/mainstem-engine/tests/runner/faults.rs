@@ -2,9 +2,9 @@
 
 use mainstem_catalog::{Column, Origin, RelationId, SqlType};
 use mainstem_engine::{EngineError, InputLog, PinnedRelation};
-use mainstem_state::{CheckpointWriter, Disk, SectionKey};
+use mainstem_state::{CheckpointWriter, Disk, SectionKey, open_files};
 
-use super::world::{Event1, Kind, PATIENCE, SOURCE, SOURCE_TOPIC, TABLE, World, graph_of};
+use super::world::{Event1, Kind, PATIENCE, SOURCE, SOURCE_TOPIC, TABLE, World, graph_of, rows_of};
 
 fn event(v: i64) -> Option<Event1> {
     Some(Event1 { k: v % 3, v, ts: Some(v) })
@@ -221,4 +221,46 @@ fn a_checkpoint_writes_what_changed_however_much_there_is() {
     println!("{small:?} bytes for the first and the second checkpoint; with a hundred times the rows {large:?}");
     assert!(large.0 > 50 * small.0, "{small:?} {large:?}");
     assert!(large.1 < small.1 * 3 / 2, "{small:?} {large:?}");
+}
+
+#[test]
+fn what_is_held_of_a_dropped_view_can_be_read_after_a_checkpoint_and_goes_when_it_is_let_go() {
+    let mut world = World::new(10);
+    world.config.state_memory_bytes = 1 << 10;
+    world.define(Kind::ByKey);
+    let filtered = world.define(Kind::Filtered);
+    let entries_of_filtered = |world: &World| {
+        let state = open_files(world.disk.mount(), &format!("{}/state", world.config.directory)).expect("a store");
+        let [from, until] = [filtered.0, filtered.0 + 1].map(|id| [&[1][..], &id.to_be_bytes()].concat());
+        state.store.scan(&from, Some(&until)).count()
+    };
+    let (engine, _) = world.open();
+    let every = |v: i64| Some(Event1 { k: v, v, ts: Some(v) });
+    world.write_events([(0..2000).map(every).collect(), (0..2000).map(every).collect()]);
+    world.check(&engine);
+    engine.checkpoint_now().expect("a checkpoint");
+    world.kill(engine);
+    assert!(entries_of_filtered(&world) > 0);
+    let (engine, report) = world.open();
+    assert_eq!(report.views_restored, 2);
+    let pinned = engine.pin(&[filtered]).expect("ready");
+    let (expected, _) = world.expected(Kind::Filtered);
+    world.drop_view(filtered);
+    world.tell(&engine);
+    let mut checkpoint = |v: i64| {
+        world.write_events([vec![every(v)], vec![]]);
+        world.check(&engine);
+        engine.checkpoint_now().expect("a checkpoint");
+    };
+    (0..3).for_each(&mut checkpoint);
+    let PinnedRelation::Collection(version, None) = &pinned.relations[&filtered] else { panic!("a view") };
+    assert_eq!(rows_of(version), expected);
+    assert_eq!(engine.stats().state.emptied, 0);
+    drop(pinned);
+    checkpoint(3);
+    world.kill(engine);
+    assert_eq!(entries_of_filtered(&world), 0);
+    let (engine, report) = world.open();
+    assert_eq!((report.views_restored, report.warnings), (1, Vec::new()));
+    world.check(&engine);
 }
