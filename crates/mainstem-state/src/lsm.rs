@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lsm_tree::compaction::Leveled;
+use lsm_tree::config::PinningPolicy;
 use lsm_tree::{AbstractTree, AnyTree, Cache, Config, Guard, SeqNo, SequenceNumberCounter, Slice};
 use sha2::{Digest, Sha256};
 
@@ -115,7 +116,11 @@ impl LsmStore {
         let failed = |error| state_error(path, error);
         std::fs::create_dir_all(path).map_err(|error| failed(error.into()))?;
         let (next, visible) = (SequenceNumberCounter::default(), SequenceNumberCounter::default());
-        let config = Config::new(path, next.clone(), visible.clone()).use_cache(cache);
+        // A large table's filter in one block would be read whole for one key, and push everything else out of the cache.
+        let config = Config::new(path, next.clone(), visible.clone())
+            .use_cache(cache)
+            .filter_block_partitioning_policy(PinningPolicy::all(true))
+            .index_block_partitioning_policy(PinningPolicy::all(true));
         let tree = config.open().map_err(failed)?;
         let after = tree.get_highest_seqno().map_or(0, |highest| highest + 1);
         next.fetch_max(after);
