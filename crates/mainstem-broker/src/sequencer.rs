@@ -178,14 +178,9 @@ impl Broker {
 
     fn append_change(&self, change: &Change, end_offset: i64) -> Result<Csn, AppendError> {
         let is_freeing = |event: &Event| {
-            use Event::{IndexesDropped, RelationsDropped, ReplacementAbandoned, SinksDropped, TopicDeleted};
             matches!(
                 event,
-                TopicDeleted { .. }
-                    | RelationsDropped { .. }
-                    | ReplacementAbandoned { .. }
-                    | SinksDropped { .. }
-                    | IndexesDropped { .. }
+                Event::TopicDeleted { .. } | Event::RelationsDropped { .. } | Event::ReplacementAbandoned { .. }
             )
         };
         let urgency = if change.events.iter().all(is_freeing) { Urgency::Reserve } else { Urgency::Ordinary };
@@ -254,10 +249,6 @@ impl Broker {
                 | Event::ReplacementBegun { .. }
                 | Event::ReplacementFinished { .. }
                 | Event::ReplacementAbandoned { .. }
-                | Event::SinkCreated { .. }
-                | Event::SinksDropped { .. }
-                | Event::IndexCreated { .. }
-                | Event::IndexesDropped { .. }
                 | Event::ProducerIdsReserved { .. } => {}
             }
         }

@@ -4,8 +4,7 @@
 //! it comes there if it reads tables, else where it stands, and stops only to hand over what its views have written since the
 //! last one; a thread applies all parts to the store at once. So each lane restarts at a cut of its own. What the store could
 //! not take is handed over again with the next. Holds follow the newest durable checkpoint. While lanes are merged no
-//! checkpoint is begun, and while parts are gathered no lanes are merged. A checkpoint is
-//! written when sinks have written what changed up to it.
+//! checkpoint is begun, and while parts are gathered no lanes are merged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -183,7 +182,6 @@ impl Coordinator {
         let versions = self.shared.versions.load(Ordering::Relaxed);
         checkpoints.stands = Some(Stands { front: self.cut, versions, cut: self.cut });
         let replies = std::mem::take(&mut checkpoints.waiting);
-        self.shared.publish(|all| all.checkpoint_begins());
         let kept = |(id, table): (&RelationId, &Collection)| Some((*id, table.keep(None)?));
         let relations: BTreeMap<RelationId, Kept> = self.tables.iter().filter_map(kept).collect();
         let layers = self.tables.values().filter_map(Collection::layers);
@@ -194,7 +192,6 @@ impl Coordinator {
             relations,
             lanes: Vec::new(),
             handed: layers.map(|layers| layers.hand_over()).collect(),
-            failed_outputs: BTreeMap::new(),
         };
         let tables = snapshot.inputs.iter().map(|(id, input)| (*id, input.partitions.clone())).collect();
         let missing: BTreeSet<LaneId> = self.lanes.keys().copied().collect();
@@ -243,8 +240,7 @@ impl Coordinator {
         let needed: BTreeSet<LaneId> = ids.collect();
         let checkpoints = &mut self.checkpoints;
         checkpoints.failed.retain(|lane| needed.contains(lane));
-        // After damage everything begins anew: there will be another checkpoint.
-        if !checkpoints.failed.is_empty() && !self.shared.state.is_damaged() {
+        if !checkpoints.failed.is_empty() {
             for reply in std::mem::take(&mut checkpoints.waiting) {
                 let _ = reply.send(Err(EngineError::Stopped));
             }
@@ -279,7 +275,6 @@ impl Coordinator {
         let body = move || {
             let write = std::panic::AssertUnwindSafe(|| {
                 dead_letters.flush(topic_of_letters(&shared))?;
-                snapshot.failed_outputs = shared.outputs.flush(&|id| snapshot.cut_of(id))?;
                 checkpoint::write(&state, &snapshot).map(|bytes| (cut, bytes))
             });
             let broken = |_| Err(EngineError::Checkpoint(BROKEN.to_owned()));

@@ -1,5 +1,4 @@
 //! Batch queries and the oracle, over real engines.
 
-mod event_time;
 mod queries;
 mod views;

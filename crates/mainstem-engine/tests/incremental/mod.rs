@@ -8,7 +8,6 @@ mod oracle;
 mod random_graphs;
 mod sql_programs;
 mod tables;
-mod temporal;
 mod work;
 
 pub(crate) use oracle::{reopened, shards};

@@ -7,5 +7,4 @@ mod lanes;
 mod log;
 mod random_runs;
 mod restart;
-mod sinks;
 mod world;

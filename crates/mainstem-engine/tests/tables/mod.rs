@@ -3,7 +3,6 @@
 
 pub(crate) mod database;
 mod log;
-mod lookups;
 mod random;
 mod sessions;
 mod statements;

@@ -10,7 +10,6 @@ mod dml;
 mod nesting;
 mod reader;
 mod refused;
-mod sinks;
 #[cfg(test)]
 mod tests;
 mod types;
