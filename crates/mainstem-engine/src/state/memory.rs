@@ -1,8 +1,8 @@
 //! The store with its scratch, and who uses how much memory.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use mainstem_state::{Opened, Scratch, StateStore};
 use parking_lot::Mutex;
