@@ -178,9 +178,14 @@ impl Broker {
 
     fn append_change(&self, change: &Change, end_offset: i64) -> Result<Csn, AppendError> {
         let is_freeing = |event: &Event| {
+            use Event::{IndexesDropped, RelationsDropped, ReplacementAbandoned, SinksDropped, TopicDeleted};
             matches!(
                 event,
-                Event::TopicDeleted { .. } | Event::RelationsDropped { .. } | Event::ReplacementAbandoned { .. }
+                TopicDeleted { .. }
+                    | RelationsDropped { .. }
+                    | ReplacementAbandoned { .. }
+                    | SinksDropped { .. }
+                    | IndexesDropped { .. }
             )
         };
         let urgency = if change.events.iter().all(is_freeing) { Urgency::Reserve } else { Urgency::Ordinary };
@@ -249,6 +254,10 @@ impl Broker {
                 | Event::ReplacementBegun { .. }
                 | Event::ReplacementFinished { .. }
                 | Event::ReplacementAbandoned { .. }
+                | Event::SinkCreated { .. }
+                | Event::SinksDropped { .. }
+                | Event::IndexCreated { .. }
+                | Event::IndexesDropped { .. }
                 | Event::ProducerIdsReserved { .. } => {}
             }
         }

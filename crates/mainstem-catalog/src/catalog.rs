@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use crate::{Dependency, Event, Ident, Relation, RelationId, Replacement, Topic, check_topic_name};
+use crate::{Dependency, Event, Ident, Index, Relation, RelationId, Replacement, Sink, Topic, check_topic_name};
 use std::sync::Arc;
 
 /// All live definitions. Cheap to clone and to keep: topics and relations are shared.
@@ -17,6 +17,8 @@ pub struct Catalog {
     pub(crate) relation_ids: BTreeMap<(Ident, Ident), RelationId>,
     pub(crate) replacements: BTreeMap<RelationId, Replacement>,
     pub(crate) successors: BTreeMap<RelationId, RelationId>,
+    sinks: BTreeMap<RelationId, Arc<Sink>>,
+    pub(crate) indexes: BTreeMap<RelationId, Arc<Index>>,
     next_relation: u32,
     producer_ids_until: i64,
     version: u64,
@@ -112,6 +114,10 @@ impl Catalog {
             Event::ReplacementBegun { old, new } => self.begin_replacement(old, new),
             Event::ReplacementFinished { of } => self.finish_replacement(*of),
             Event::ReplacementAbandoned { of } => self.abandon_replacement(*of),
+            Event::SinkCreated { sink } => self.create_sink(sink),
+            Event::SinksDropped { sinks } => self.drop_sinks(sinks),
+            Event::IndexCreated { index } => self.create_index(index),
+            Event::IndexesDropped { indexes } => self.drop_indexes(indexes),
             Event::ProducerIdsReserved { until } => {
                 self.producer_ids_until = self.producer_ids_until.max(*until);
                 Ok(())
@@ -150,8 +156,10 @@ impl Catalog {
     fn delete_topic(&mut self, id: Uuid) -> Result<(), Refused> {
         let topic = self.topics.get(&id).ok_or(Refused::Missing { noun: "topic", name: id.to_string() })?;
         let dependents = self.dependents(Dependency::Topic(id));
-        if !dependents.is_empty() {
-            return Err(Refused::InUse { noun: "topic", name: topic.name.clone(), dependents: names(&dependents) });
+        let sinks: Vec<_> = self.sinks().filter(|sink| sink.topic == id).cloned().collect();
+        if !dependents.is_empty() || !sinks.is_empty() {
+            let dependents = names(&dependents, &sinks);
+            return Err(Refused::InUse { noun: "topic", name: topic.name.clone(), dependents });
         }
         self.topic_ids.remove(&topic.name);
         self.topics.remove(&id);
@@ -161,9 +169,7 @@ impl Catalog {
 
     fn create_relation(&mut self, relation: &Relation) -> Result<(), Refused> {
         let key = (relation.schema.clone(), relation.name.clone());
-        if let Some(existing) = self.relation_ids.get(&key).and_then(|id| self.relations.get(id)) {
-            return Err(Refused::Exists { noun: existing.kind.noun(), name: relation.name.clone() });
-        }
+        self.check_name(&key.0, &key.1)?;
         self.add_relation(relation)?;
         self.relation_ids.insert(key, relation.id);
         Ok(())
@@ -171,10 +177,7 @@ impl Catalog {
 
     /// Without its name.
     pub(crate) fn add_relation(&mut self, relation: &Relation) -> Result<(), Refused> {
-        // The last id is never given: one has to come after each.
-        if relation.id < self.next_relation_id() || relation.id.0 == u32::MAX {
-            return Err(Refused::Exists { noun: "relation id", name: relation.id.0.to_string() });
-        }
+        self.check_id(relation.id)?;
         for dependency in &relation.depends_on {
             let (is_live, noun, name) = match dependency {
                 Dependency::Relation(id) => (self.relations.contains_key(id), "relation", id.0.to_string()),
@@ -189,6 +192,69 @@ impl Catalog {
         Ok(())
     }
 
+    /// Whether a relation, sink or index may have this name.
+    fn check_name(&self, schema: &str, name: &str) -> Result<(), Refused> {
+        match self.noun_of(schema, name) {
+            Some(noun) => Err(Refused::Exists { noun, name: name.to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_id(&self, id: RelationId) -> Result<(), Refused> {
+        // The last id is never given: one has to come after each.
+        if id < self.next_relation_id() || id.0 == u32::MAX {
+            return Err(Refused::Exists { noun: "relation id", name: id.0.to_string() });
+        }
+        Ok(())
+    }
+
+    /// Whether something may hang on the relation.
+    fn check_stays(&self, id: RelationId) -> Result<(), Refused> {
+        let missing = || Refused::Missing { noun: "relation", name: id.0.to_string() };
+        let relation = self.relations.get(&id).ok_or_else(missing)?;
+        if self.is_being_replaced(id) {
+            return Err(Refused::BeingReplaced { name: relation.name.clone() });
+        }
+        Ok(())
+    }
+
+    fn create_sink(&mut self, sink: &Sink) -> Result<(), Refused> {
+        self.check_name(&sink.schema, &sink.name)?;
+        self.check_id(sink.id)?;
+        self.check_stays(sink.from)?;
+        if !self.topics.contains_key(&sink.topic) {
+            return Err(Refused::Missing { noun: "topic", name: sink.topic.to_string() });
+        }
+        self.next_relation = sink.id.0 + 1;
+        self.sinks.insert(sink.id, Arc::new(sink.clone()));
+        Ok(())
+    }
+
+    fn drop_sinks(&mut self, ids: &[RelationId]) -> Result<(), Refused> {
+        if let Some(id) = ids.iter().find(|id| !self.sinks.contains_key(id)) {
+            return Err(Refused::Missing { noun: "sink", name: id.0.to_string() });
+        }
+        self.sinks.retain(|id, _| !ids.contains(id));
+        Ok(())
+    }
+
+    fn create_index(&mut self, index: &Index) -> Result<(), Refused> {
+        self.check_name(&index.schema, &index.name)?;
+        self.check_id(index.id)?;
+        self.check_stays(index.of)?;
+        self.next_relation = index.id.0 + 1;
+        self.indexes.insert(index.id, Arc::new(index.clone()));
+        Ok(())
+    }
+
+    fn drop_indexes(&mut self, ids: &[RelationId]) -> Result<(), Refused> {
+        if let Some(id) = ids.iter().find(|id| !self.indexes.contains_key(id)) {
+            return Err(Refused::Missing { noun: "index", name: id.0.to_string() });
+        }
+        self.indexes.retain(|id, _| !ids.contains(id));
+        Ok(())
+    }
+
     fn drop_relations(&mut self, ids: &[RelationId]) -> Result<(), Refused> {
         let asked: BTreeSet<_> = ids.iter().copied().collect();
         let dropped = self.with_what_is_aside(&asked);
@@ -197,9 +263,10 @@ impl Catalog {
             let relation = self.relations.get(id).ok_or_else(missing)?;
             let mut dependents = self.dependents(Dependency::Relation(*id));
             dependents.retain(|dependent| !dropped.contains(&dependent.id));
-            if !dependents.is_empty() {
+            let sinks = self.sinks_from(*id);
+            if !dependents.is_empty() || !sinks.is_empty() {
                 let (noun, name) = (relation.kind.noun(), relation.name.clone());
-                return Err(Refused::InUse { noun, name, dependents: names(&dependents) });
+                return Err(Refused::InUse { noun, name, dependents: names(&dependents, &sinks) });
             }
         }
         for id in &dropped {
@@ -211,6 +278,7 @@ impl Catalog {
                 }
             }
         }
+        self.indexes.retain(|_, index| !dropped.contains(&index.of));
         self.replacements.retain(|_, replacement| replacement.new.iter().all(|id| !dropped.contains(id)));
         Ok(())
     }
@@ -229,8 +297,8 @@ impl Catalog {
             let (old, new) =
                 ((before.schema.clone(), before.name.clone()), (relation.schema.clone(), relation.name.clone()));
             if old != new {
-                if let Some(existing) = next.relation_ids.get(&new).and_then(|id| next.relations.get(id)) {
-                    return Err(Refused::Exists { noun: existing.kind.noun(), name: relation.name.clone() });
+                if let Some(noun) = next.noun_of(&new.0, &new.1) {
+                    return Err(Refused::Exists { noun, name: relation.name.clone() });
                 }
                 if next.relation_ids.get(&old) == Some(&relation.id) {
                     next.relation_ids.remove(&old);
@@ -304,6 +372,54 @@ impl Catalog {
         self.relation_ids.get(&(schema.to_owned(), name.to_owned())).and_then(|id| self.relations.get(id))
     }
 
+    /// Live sinks, in order of id.
+    pub fn sinks(&self) -> impl Iterator<Item = &Arc<Sink>> {
+        self.sinks.values()
+    }
+
+    /// A live sink.
+    #[must_use]
+    pub fn sink(&self, id: RelationId) -> Option<&Arc<Sink>> {
+        self.sinks.get(&id)
+    }
+
+    /// A live sink by name.
+    #[must_use]
+    pub fn sink_named(&self, schema: &str, name: &str) -> Option<&Arc<Sink>> {
+        self.sinks.values().find(|sink| sink.schema == schema && sink.name == name)
+    }
+
+    /// Sinks that write what changes in this relation.
+    #[must_use]
+    pub fn sinks_from(&self, relation: RelationId) -> Vec<Arc<Sink>> {
+        self.sinks.values().filter(|sink| sink.from == relation).cloned().collect()
+    }
+
+    /// Live indexes, in order of id.
+    pub fn indexes(&self) -> impl Iterator<Item = &Arc<Index>> {
+        self.indexes.values()
+    }
+
+    /// A live index by name.
+    #[must_use]
+    pub fn index_named(&self, schema: &str, name: &str) -> Option<&Arc<Index>> {
+        self.indexes.values().find(|index| index.schema == schema && index.name == name)
+    }
+
+    /// What has this name: `table`, `sink`, ...
+    #[must_use]
+    pub fn noun_of(&self, schema: &str, name: &str) -> Option<&'static str> {
+        let relation = self.relation_named(schema, name).map(|relation| relation.kind.noun());
+        let sink = || self.sink_named(schema, name).map(|_| "sink");
+        relation.or_else(sink).or_else(|| self.index_named(schema, name).map(|_| "index"))
+    }
+
+    /// Whether a source writes its late rows to this table.
+    #[must_use]
+    pub fn keeps_late_rows(&self, table: RelationId) -> bool {
+        self.relations().any(|relation| relation.watermark().is_some_and(|it| it.late_into == Some(table)))
+    }
+
     /// The id that the next relation gets.
     #[must_use]
     pub fn next_relation_id(&self) -> RelationId {
@@ -323,8 +439,10 @@ impl Catalog {
     }
 }
 
-pub(crate) fn names(relations: &[Arc<Relation>]) -> String {
-    relations.iter().map(|r| format!("{} \"{}\"", r.kind.noun(), r.name)).collect::<Vec<_>>().join(", ")
+pub(crate) fn names(relations: &[Arc<Relation>], sinks: &[Arc<Sink>]) -> String {
+    let relations = relations.iter().map(|relation| format!("{} \"{}\"", relation.kind.noun(), relation.name));
+    let sinks = sinks.iter().map(|sink| format!("sink \"{}\"", sink.name));
+    relations.chain(sinks).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

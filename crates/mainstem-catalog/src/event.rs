@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Relation, RelationId, Topic};
+use crate::{Index, Relation, RelationId, Sink, Topic};
 
 /// A change of definitions. Events of one entry are applied together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +66,26 @@ pub enum Event {
     RelationsAltered {
         /// As they are now.
         relations: Vec<Relation>,
+    },
+    /// A sink exists from now on.
+    SinkCreated {
+        /// The sink.
+        sink: Box<Sink>,
+    },
+    /// Sinks are gone; their topics stay.
+    SinksDropped {
+        /// Which ones.
+        sinks: Vec<RelationId>,
+    },
+    /// An index exists from now on.
+    IndexCreated {
+        /// The index.
+        index: Box<Index>,
+    },
+    /// Indexes are gone. Those of a dropped relation go with it, without an event of their own.
+    IndexesDropped {
+        /// Which ones.
+        indexes: Vec<RelationId>,
     },
     /// Producer ids below this have been, or may have been, handed out.
     ProducerIdsReserved {

@@ -33,13 +33,37 @@ pub struct Column {
     pub default: Option<String>,
 }
 
-/// Event time: `WATERMARK FOR column AS column - delay`.
+/// Event time: `WATERMARK FOR column AS column - delay [LATE INTO table] [IDLE TIMEOUT '..'] [ALLOWED LATENESS '..']`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watermark {
     /// Index of a timestamp or timestamptz column.
     pub column: usize,
     /// How far the watermark stays behind the largest value seen in a partition.
     pub delay_us: i64,
+    /// How far below its partition's watermark a row may be without being late.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lateness_us: i64,
+    /// A partition without records for this long is logged as idle, and holds no window open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout_us: Option<i64>,
+    /// The table that late rows are written to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_into: Option<RelationId>,
+}
+
+/// In a table of late rows: the partition of the record that the row came from.
+pub const LATE_PARTITION_COLUMN: &str = "late_partition";
+/// In a table of late rows: the record's offset.
+pub const LATE_OFFSET_COLUMN: &str = "late_offset";
+/// In a table of late rows: the watermark that the row's partition had before it.
+pub const LATE_WATERMARK_COLUMN: &str = "late_watermark";
+
+impl Watermark {
+    /// `WATERMARK FOR column AS column - delay`, without anything behind it.
+    #[must_use]
+    pub fn new(column: usize, delay_us: i64) -> Watermark {
+        Watermark { column, delay_us, lateness_us: 0, idle_timeout_us: None, late_into: None }
+    }
 }
 
 /// What of a record besides its value becomes a column.
@@ -144,8 +168,8 @@ pub struct Origin {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
-fn is_zero(offset: &i64) -> bool {
-    *offset == 0
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// What kind of relation it is.
@@ -211,6 +235,16 @@ impl Relation {
         match &self.kind {
             RelationKind::Source(source) => Some(source.topic),
             RelationKind::Table(table) => Some(table.topic),
+            RelationKind::View(_) | RelationKind::MaterializedView(_) => None,
+        }
+    }
+
+    /// Event time, if it is a source or table that declares it.
+    #[must_use]
+    pub fn watermark(&self) -> Option<&Watermark> {
+        match &self.kind {
+            RelationKind::Source(source) => source.watermark.as_ref(),
+            RelationKind::Table(table) => table.watermark.as_ref(),
             RelationKind::View(_) | RelationKind::MaterializedView(_) => None,
         }
     }

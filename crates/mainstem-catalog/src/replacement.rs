@@ -5,12 +5,13 @@
 //! depends on it.
 //!
 //! Always true here: a relation takes part in at most one replacement; what is aside has the name of what it replaces, and
-//! only what is aside itself reads it; when what is to be replaced is dropped, what is aside goes with it.
+//! only what is aside itself reads it; when what is to be replaced is dropped, what is aside goes with it;
+//! no sink follows what is being replaced; indexes go over to what takes its place.
 
 use std::collections::BTreeSet;
 
 use crate::catalog::names;
-use crate::{Catalog, Dependency, Refused, Relation, RelationId};
+use crate::{Catalog, Dependency, Index, Refused, Relation, RelationId};
 use std::sync::Arc;
 
 /// Relations on their way to take the place of others.
@@ -32,6 +33,11 @@ impl Catalog {
             let before = self.relation(*id).ok_or_else(|| missing(*id))?;
             if self.is_being_replaced(*id) {
                 return Err(Refused::BeingReplaced { name: before.name.clone() });
+            }
+            let sinks = self.sinks_from(*id);
+            if !sinks.is_empty() {
+                let (noun, name) = (before.kind.noun(), before.name.clone());
+                return Err(Refused::InUse { noun, name, dependents: names(&[], &sinks) });
             }
             if (&before.schema, &before.name) != (&relation.schema, &relation.name) {
                 return Err(refused("what takes a relation's place has its name"));
@@ -55,11 +61,12 @@ impl Catalog {
             dependents.retain(|dependent| !going.contains(&dependent.id));
             if let (false, Some(relation)) = (dependents.is_empty(), self.relation(*id)) {
                 let (noun, name) = (relation.kind.noun(), relation.name.clone());
-                return Err(Refused::InUse { noun, name, dependents: names(&dependents) });
+                return Err(Refused::InUse { noun, name, dependents: names(&dependents, &[]) });
             }
         }
         self.replacements.remove(&root);
         for (old, new) in replacement.old.iter().zip(&replacement.new) {
+            self.move_indexes(*old, *new);
             self.relations.remove(old);
             if let Some(relation) = self.relations.get(new) {
                 self.relation_ids.insert((relation.schema.clone(), relation.name.clone()), *new);
@@ -67,6 +74,22 @@ impl Catalog {
             self.successors.insert(*old, *new);
         }
         Ok(())
+    }
+
+    /// Indexes go over by the names of their columns; those whose columns are gone are dropped.
+    fn move_indexes(&mut self, old: RelationId, new: RelationId) {
+        let (Some(before), Some(after)) = (self.relation(old).cloned(), self.relation(new).cloned()) else { return };
+        let moved = |index: &Arc<Index>| {
+            let columns = index.columns.iter().map(|column| after.column(&before.columns[*column].name));
+            Some(Arc::new(Index { of: new, columns: columns.collect::<Option<_>>()?, ..index.as_ref().clone() }))
+        };
+        let of_old: Vec<Arc<Index>> = self.indexes().filter(|index| index.of == old).cloned().collect();
+        for index in of_old {
+            match moved(&index) {
+                Some(moved) => drop(self.indexes.insert(index.id, moved)),
+                None => drop(self.indexes.remove(&index.id)),
+            }
+        }
     }
 
     pub(crate) fn abandon_replacement(&mut self, root: RelationId) -> Result<(), Refused> {

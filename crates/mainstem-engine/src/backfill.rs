@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use mainstem_catalog::{Relation, RelationId};
+use mainstem_catalog::{Catalog, Relation, RelationId};
+use mainstem_sql::ClockUse;
 use uuid::Uuid;
 
 use crate::collection::Version;
@@ -20,9 +21,10 @@ use crate::dead_letters::DeadLetters;
 use crate::engine::EngineConfig;
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, LogError};
-use crate::lane::{Command, Input, Next, Pacing, Progress, Published, Reading, Shared, View};
+use crate::lane::{Command, Frontiers, Input, Next, Pacing, Progress, Published, Reading, Shared, View};
 use crate::state::StateRoot;
-use crate::watermark::lowest;
+use crate::ticks::TickReader;
+use crate::watermark::{Times, lowest};
 
 /// Rounds before the lane does the rest, however much it is.
 const ROUNDS_MAX: usize = 16;
@@ -50,6 +52,7 @@ pub(crate) struct Backfill {
     /// What of tables and views has been taken in.
     below: HashMap<RelationId, Arc<Version>>,
     pacing: Pacing,
+    ticks: TickReader,
     is_begun: bool,
     /// On a thread of its own: it may wait.
     is_paced: bool,
@@ -64,6 +67,8 @@ pub(crate) struct Context {
     pub(crate) state: Arc<StateRoot>,
     pub(crate) dead_letters: Arc<DeadLetters>,
     pub(crate) topic_of_letters: Option<Uuid>,
+    /// Has the tables of late rows.
+    pub(crate) catalog: Arc<Catalog>,
     pub(crate) progress: Arc<Progress>,
 }
 
@@ -87,7 +92,17 @@ impl Backfill {
         }
         let pacing = Pacing::new(context.config.slice_rows.saturating_mul(4));
         let below = HashMap::new();
-        Ok(Backfill { view, sources, cut: Cut::ZERO, below, pacing, is_begun: false, is_paced: false, context })
+        Ok(Backfill {
+            view,
+            sources,
+            cut: Cut::ZERO,
+            below,
+            pacing,
+            ticks: TickReader::default(),
+            is_begun: false,
+            is_paced: false,
+            context,
+        })
     }
 
     /// Records and rows from here to the frontier; rows of collections that were taken in before count as nothing.
@@ -127,7 +142,8 @@ impl Backfill {
                 let rows = context.progress.pace.rows_at_once(context.config.slice_rows.saturating_mul(4));
                 self.pacing.limit(rows);
             }
-            let next = Next::of(&mut self.sources, log, &mut self.pacing, self.cut, Some(to.cut));
+            let ticks = (&self.ticks, self.view.clock);
+            let next = Next::of(&mut self.sources, ticks, log, &mut self.pacing, (self.cut, Some(to.cut)));
             let Next { cut, ends, rows, .. } = match next {
                 Ok(Some(next)) => next,
                 Ok(None) => break,
@@ -139,18 +155,20 @@ impl Backfill {
             }
             for (id, input) in &mut self.sources {
                 let view = &mut self.view;
-                let rejected = input.read_source(&reading, &ends[id], &mut |delta| view.push(*id, delta))?;
-                context.dead_letters.offer(&input.relation, context.topic_of_letters, rejected, (cut, &ends[id]));
+                let aside = input.read_source(&reading, (cut, &ends[id]), &mut |delta| view.push(*id, delta))?;
+                let (letters, of) = (&context.dead_letters, (cut, &ends[id]));
+                letters.offer(&input.relation, context.topic_of_letters, aside.rejected, of);
+                letters.offer_late(&context.catalog, &input.relation, aside.late, of);
                 input.hold_from_here(log);
             }
-            self.finish(cut);
+            self.finish(cut, again)?;
             done(rows);
             if self.is_paced {
                 context.progress.pace.wait(rows);
             }
         }
         if !self.is_begun || self.cut < to.cut {
-            self.finish(to.cut);
+            self.finish(to.cut, again)?;
         }
         self.cut = to.cut;
         Ok(())
@@ -203,11 +221,19 @@ impl Backfill {
         }
     }
 
-    fn finish(&mut self, cut: Cut) {
-        let watermark_us = lowest(self.sources.values().filter_map(Input::event_time));
-        self.view.finish(cut, watermark_us);
+    fn finish(&mut self, cut: Cut, again: &dyn Fn(&LogError) -> bool) -> Result<(), EngineError> {
+        if self.view.clock != ClockUse::None {
+            while let Err(error) = self.ticks.advance(&*self.context.log, cut) {
+                if !again(&error) {
+                    return Err(EngineError::Stopped);
+                }
+            }
+        }
+        let times = lowest(self.sources.values().filter_map(Input::event_time));
+        self.view.finish(cut, Times { now_us: self.ticks.now_us(), ..times });
         self.cut = cut;
         self.is_begun = true;
+        Ok(())
     }
 
     /// Rounds until what it reads is near, then the coordinator is told. Runs on a thread of its own.
@@ -227,9 +253,11 @@ impl Backfill {
         progress.begun_us.store(now_us.max(1), Ordering::Relaxed);
         for _ in 0..ROUNDS_MAX {
             let Some(to) = shared.pin_blocking(&below, &gives_up) else { return };
+            let to = shared.with_frontiers(|all| all.short_of_held(id, &below, to));
             let result = self.advance(&Frontier::from(&to), &again);
             let left = result.and_then(|()| {
-                let now = shared.with_frontiers(|all| all.common(&below));
+                let common = |all: &Frontiers| all.common(&below).map(|now| all.short_of_held(id, &below, now));
+                let now = shared.with_frontiers(common);
                 self.distance(&now.map_or_else(|| Frontier::from(&to), |now| Frontier::from(&now)))
             });
             if gives_up() {

@@ -2,9 +2,10 @@
 //!
 //! One ingestion of the store is one checkpoint: what the owners have handed over (see [`crate::state`]), and under the keys of
 //! no owner, as JSON: `meta`; per table `input/<id>`; per lane, under the id of its first view, `lane/<id>`: its cut, its
-//! views, and its sources as of that cut; per table and view `relation/<id>`. Of these only what changed is written. What the
-//! store holds of owners that are in no checkpoint any more is removed by the same ingestion, or, under `gone/<id>/<generation>`,
-//! by the first one at which nobody reads it any more: a lane that is at its last step, a SELECT over a dropped view.
+//! views, and its sources as of that cut; per table and view `relation/<id>`; per sink that has failed `failed_output/<id>`,
+//! why. Of these only what changed is written. What the store holds of owners that are in no checkpoint any more is removed
+//! by the same ingestion, or, under `gone/<id>/<generation>`, by the first one at which nobody reads it any more: a lane that
+//! is at its last step, a SELECT over a dropped view.
 //!
 //! Always true here: tables are as of the cut in `meta`, and so are lanes that read tables; dead letters up to these cuts
 //! were durable before the checkpoint was; a store that cannot be read is emptied, and history read again.
@@ -62,6 +63,8 @@ pub(crate) struct Snapshot {
     pub(crate) relations: BTreeMap<RelationId, Kept>,
     pub(crate) lanes: Vec<LaneState>,
     pub(crate) handed: Vec<Handed>,
+    /// Sinks that have stopped for good, and why: what changed since is not written.
+    pub(crate) failed_outputs: BTreeMap<RelationId, String>,
 }
 
 /// What was in a checkpoint.
@@ -72,6 +75,7 @@ pub(crate) struct Loaded {
     pub(crate) inputs: BTreeMap<RelationId, InputState>,
     pub(crate) lanes: Vec<LaneState>,
     pub(crate) relations: BTreeMap<RelationId, Kept>,
+    pub(crate) failed_outputs: BTreeMap<RelationId, String>,
 }
 
 type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -95,6 +99,12 @@ impl Snapshot {
         self.lanes.iter().map(|lane| lane.cut).fold(self.cut, Cut::min)
     }
 
+    /// What a table or view in it is as of; none of what is not in it.
+    pub(crate) fn cut_of(&self, id: RelationId) -> Option<Cut> {
+        let lane = self.lanes.iter().find(|lane| lane.views.contains(&id));
+        lane.map(|lane| lane.cut).or_else(|| self.inputs.contains_key(&id).then_some(self.cut))
+    }
+
     fn entries(&self) -> Entries {
         let (row_format, key_format) = (ROW_FORMAT.to_owned(), KEY_FORMAT);
         let meta = Meta { cut: self.cut, row_format, key_format, generation: self.generation };
@@ -102,7 +112,8 @@ impl Snapshot {
         let relations = self.relations.iter().map(|(id, kept)| (key_of("relation", *id), json(kept)));
         let first = |lane: &LaneState| lane.views.first().copied().unwrap_or(RelationId(0));
         let lanes = self.lanes.iter().map(|lane| (key_of("lane", first(lane)), json(lane)));
-        inputs.chain(lanes).chain(relations).chain([(meta_key("meta"), json(&meta))]).collect()
+        let failed = self.failed_outputs.iter().map(|(id, reason)| (key_of("failed_output", *id), json(reason)));
+        inputs.chain(lanes).chain(relations).chain(failed).chain([(meta_key("meta"), json(&meta))]).collect()
     }
 }
 
@@ -204,7 +215,8 @@ fn read(entries: &Entries) -> Result<Option<Loaded>, EngineError> {
     }
     let (inputs, relations) = (of_kind(entries, "input")?, relations(entries)?);
     let lanes = of_kind(entries, "lane")?.into_values().collect();
-    Ok(Some(Loaded { cut: meta.cut, generation: meta.generation, inputs, lanes, relations }))
+    let failed_outputs = of_kind(entries, "failed_output")?;
+    Ok(Some(Loaded { cut: meta.cut, generation: meta.generation, inputs, lanes, relations, failed_outputs }))
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, EngineError> {

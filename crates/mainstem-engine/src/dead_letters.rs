@@ -1,8 +1,9 @@
-//! Records that did not decode, appended once each to the dead-letter topic.
+//! Records that did not decode, appended once each to the dead-letter topic; late rows, once each to their source's table.
 //!
 //! Each source and table is an output of its own, `dead-letters:<relation id>`, whose committed cut moves in the same
-//! commit that appends the records rejected up to that cut. Whoever reads a source (the lane, a backfill, a replay) *offers*
-//! what it rejected, in any steps; what lies below the positions of the committed cut was appended before and is dropped.
+//! commit that appends the records rejected up to that cut; so is each source with LATE INTO, `late-rows:<relation id>`.
+//! Whoever reads a source (the lane, a backfill, a replay) *offers* what it has, in any steps; what lies below the positions
+//! of the committed cut was appended before and is dropped.
 //!
 //! A dead letter is a JSON object: `source, topic, partition, offset, timestamp_ms, reason, key, value`; key and value are
 //! text, or base64 with `key_encoding`/`value_encoding` = `base64`; a value cut for size has `value_bytes` with its length.
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
-use mainstem_catalog::{Relation, RelationId};
+use mainstem_catalog::{Catalog, Relation, RelationId};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -26,7 +27,8 @@ use crate::error::EngineError;
 use crate::input_log::{
     CommitError, Cut, InputLog, LogRecord, OutRecord, OutputCommit, OutputLog, OutputStep, TopicAppend,
 };
-use crate::lane::{Ends, RejectedRecord};
+use crate::lane::{Ends, LateRows, RejectedRecord};
+use crate::late_rows::{Placed, records_of};
 
 const COMMIT_BYTES_MAX: usize = 8 << 20;
 const VALUE_BYTES_MAX: usize = 1 << 20;
@@ -37,12 +39,34 @@ pub fn output_name(relation: RelationId) -> String {
     format!("dead-letters:{}", relation.0)
 }
 
+/// The output that keeps the late rows of a source.
+#[must_use]
+pub fn late_output_name(source: RelationId) -> String {
+    format!("late-rows:{}", source.0)
+}
+
+/// An output by what it is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Of {
+    Letters(RelationId),
+    LateRows(RelationId),
+}
+
+impl Of {
+    fn name(self) -> String {
+        match self {
+            Of::Letters(id) => output_name(id),
+            Of::LateRows(id) => late_output_name(id),
+        }
+    }
+}
+
 /// See the module's text. Shared by the lane and the backfills.
 #[derive(Debug)]
 pub(crate) struct DeadLetters {
     input: Arc<dyn InputLog>,
     output: Arc<dyn OutputLog>,
-    outputs: Mutex<BTreeMap<RelationId, Recorded>>,
+    outputs: Mutex<BTreeMap<Of, Recorded>>,
     taken: AtomicU64,
 }
 
@@ -50,8 +74,10 @@ pub(crate) struct DeadLetters {
 #[derive(Debug, Default)]
 struct Recorded {
     committed: Cut,
-    /// Rejected records below these positions were appended, or are in `unwritten`.
+    /// What is below these positions was appended, or is in `unwritten`.
     positions: Ends,
+    /// Where late rows go.
+    table: Option<Uuid>,
     /// What the log did not take yet, and the cut it stands for.
     unwritten: Vec<OutRecord>,
     unwritten_cut: Cut,
@@ -94,42 +120,76 @@ impl DeadLetters {
         if rejected.is_empty() {
             return;
         }
+        let placed = |one: &RejectedRecord| Placed {
+            partition: one.partition,
+            offset: one.record.offset,
+            record: letter(relation, one),
+        };
+        let placed = rejected.iter().map(placed).collect();
+        self.offer_to(Of::Letters(relation.id), relation, topic_of_letters, placed, (cut, ends));
+    }
+
+    /// Takes the rows of a source up to `cut`, whose positions are `ends`, that were late, for the table that it names.
+    pub(crate) fn offer_late(&self, catalog: &Catalog, source: &Relation, late: Vec<LateRows>, at: (Cut, &Ends)) {
+        let Some(table) = source.watermark().and_then(|watermark| watermark.late_into) else { return };
+        if late.is_empty() {
+            return;
+        }
+        // Without its table the source is being dropped.
+        let Some(table) = catalog.relation(table) else { return };
+        match records_of(source, table, &late) {
+            Ok(placed) => self.offer_to(Of::LateRows(source.id), source, table.topic(), placed, at),
+            Err(error) => tracing::error!(source = %source.name, %error, "late rows cannot be kept"),
+        }
+    }
+
+    fn offer_to(
+        &self,
+        of: Of,
+        relation: &Relation,
+        topic: Option<Uuid>,
+        placed: Vec<Placed>,
+        (cut, ends): (Cut, &Ends),
+    ) {
         let mut outputs = self.outputs.lock();
-        let recorded = match self.recorded(&mut outputs, relation) {
+        let recorded = match self.recorded(&mut outputs, of, relation) {
             Ok(recorded) => recorded,
             Err(error) => {
                 // Not marked as recorded: a replay offers them again.
-                tracing::error!(source = %relation.name, %error, "dead letters cannot be written");
+                tracing::error!(source = %relation.name, %error, "dead letters or late rows cannot be written");
                 return;
             }
         };
-        let is_new =
-            |one: &RejectedRecord| recorded.positions.get(&one.partition).is_none_or(|at| one.record.offset >= *at);
-        let new: Vec<OutRecord> = rejected.iter().filter(|one| is_new(one)).map(|one| letter(relation, one)).collect();
-        self.taken.fetch_add(new.len() as u64, Ordering::Relaxed);
+        let is_new = |one: &Placed| recorded.positions.get(&one.partition).is_none_or(|at| one.offset >= *at);
+        let new: Vec<OutRecord> = placed.into_iter().filter(is_new).map(|one| one.record).collect();
+        if let Of::Letters(_) = of {
+            self.taken.fetch_add(new.len() as u64, Ordering::Relaxed);
+        }
         for (partition, end) in ends {
             let at = recorded.positions.entry(*partition).or_insert(*end);
             *at = (*at).max(*end);
         }
+        recorded.table = topic;
         recorded.unwritten.extend(new);
         recorded.unwritten_cut = recorded.unwritten_cut.max(cut);
-        self.write(relation.id, topic_of_letters, recorded);
+        self.write(of, topic, recorded);
     }
 
     /// Makes all that was offered durable. Until then no checkpoint may be taken.
     pub(crate) fn flush(&self, topic_of_letters: Option<Uuid>) -> Result<(), EngineError> {
         let mut outputs = self.outputs.lock();
-        for (id, recorded) in outputs.iter_mut() {
-            self.write(*id, topic_of_letters, recorded);
+        for (of, recorded) in outputs.iter_mut() {
+            let topic = if let Of::Letters(_) = of { topic_of_letters } else { recorded.table };
+            self.write(*of, topic, recorded);
             if !recorded.unwritten.is_empty() {
-                return Err(EngineError::Checkpoint("dead letters are not written yet".to_owned()));
+                return Err(EngineError::Checkpoint(format!("{} are not written yet", of.name())));
             }
             for done in std::mem::take(&mut recorded.in_flight) {
-                let dropped = || Err(CommitError::Failed("the log dropped dead letters".to_owned()));
+                let dropped = || Err(CommitError::Failed("the log dropped a commit".to_owned()));
                 recorded.lost = recorded.lost.take().or(done.recv().unwrap_or_else(|_| dropped()).err());
             }
             if let Some(error) = &recorded.lost {
-                return Err(EngineError::Checkpoint(format!("dead letters: {error}")));
+                return Err(EngineError::Checkpoint(format!("{}: {error}", of.name())));
             }
         }
         Ok(())
@@ -138,25 +198,26 @@ impl DeadLetters {
     /// What is known of the relation's output; read from the log the first time.
     fn recorded<'a>(
         &self,
-        outputs: &'a mut BTreeMap<RelationId, Recorded>,
+        outputs: &'a mut BTreeMap<Of, Recorded>,
+        of: Of,
         relation: &Relation,
     ) -> Result<&'a mut Recorded, EngineError> {
-        if !outputs.contains_key(&relation.id) {
+        if !outputs.contains_key(&of) {
             let failed = |error: CommitError| EngineError::Checkpoint(error.to_string());
-            let committed = self.output.committed(&output_name(relation.id)).map_err(failed)?;
+            let committed = self.output.committed(&of.name()).map_err(failed)?;
             let topic = relation.topic().expect("only sources and tables reject records");
             let partitions: Vec<_> = self.input.partitions(topic).into_iter().map(|p| (topic, p)).collect();
             let at = self.input.positions(&partitions, committed.min(self.input.newest()))?;
             let positions = partitions.iter().map(|(_, partition)| *partition).zip(at).collect();
-            outputs.insert(relation.id, Recorded { committed, positions, ..Recorded::default() });
+            outputs.insert(of, Recorded { committed, positions, ..Recorded::default() });
         }
-        Ok(outputs.get_mut(&relation.id).expect("it is there"))
+        Ok(outputs.get_mut(&of).expect("it is there"))
     }
 
-    fn write(&self, id: RelationId, topic: Option<Uuid>, recorded: &mut Recorded) {
+    fn write(&self, of: Of, topic: Option<Uuid>, recorded: &mut Recorded) {
         let Some(topic) = topic else {
             if !recorded.unwritten.is_empty() {
-                tracing::error!("there is no dead-letter topic; {} letters are lost", recorded.unwritten.len());
+                tracing::error!("there is no topic for {}; {} records are lost", of.name(), recorded.unwritten.len());
                 recorded.unwritten.clear();
             }
             return;
@@ -166,7 +227,7 @@ impl DeadLetters {
             let is_last = count == recorded.unwritten.len();
             let new = if is_last { recorded.unwritten_cut.max(recorded.committed) } else { recorded.committed };
             let records = recorded.unwritten[..count].to_vec();
-            let step = OutputStep { output: output_name(id), expected: recorded.committed, new };
+            let step = OutputStep { output: of.name(), expected: recorded.committed, new, ahead: None };
             let append = TopicAppend { topic, partition: 0, records, expected_end: None };
             let (sender, receiver) = crossbeam_channel::bounded(1);
             let done = Box::new(move |result| {
@@ -183,7 +244,7 @@ impl DeadLetters {
                     recorded.in_flight.push(receiver);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "dead letters wait; they are written later");
+                    tracing::warn!(%error, "{} wait; they are written later", of.name());
                     return;
                 }
             }
@@ -247,7 +308,7 @@ fn put_bytes(of: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) {
 }
 
 /// RFC 4648, with padding.
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {

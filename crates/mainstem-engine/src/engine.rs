@@ -6,7 +6,7 @@
 //! Always true here: all relations of a pin stand at the same cut; a pin stays what it is while lanes go on; nothing here
 //! makes a lane wait: a pin over several lanes waits for the one that is behind.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use crate::error::EngineError;
 use crate::incremental::Shards;
 use crate::input_log::{Cut, Hold, InputLog, OutputLog};
 use crate::lane::{self, Command, Demand, JobState, Published, Shared};
+use crate::outputs::SinkStats;
 use crate::state::StateMemory;
 
 /// What an engine is made of.
@@ -59,6 +60,8 @@ pub struct EngineConfig {
     pub state_path: Option<PathBuf>,
     /// What state and contents may take in memory, about; what is more is read from the store when it is needed.
     pub state_memory_bytes: u64,
+    /// A sink's commit holds about this many bytes of records at most; what is more comes in parts.
+    pub output_commit_bytes: usize,
 }
 
 impl Default for EngineConfig {
@@ -73,6 +76,7 @@ impl Default for EngineConfig {
             checkpoint_interval: Duration::from_secs(30),
             state_path: None,
             state_memory_bytes: 512 << 20,
+            output_commit_bytes: 32 << 20,
         }
     }
 }
@@ -181,8 +185,12 @@ pub struct EngineStats {
     pub dead_letters_written: u64,
     /// Subscriptions that live.
     pub subscriptions: u64,
+    /// Rows of tables and views that queries have read since the engine was opened.
+    pub rows_read: u64,
     /// By relation.
     pub relations: BTreeMap<RelationId, RelationStats>,
+    /// By sink.
+    pub sinks: BTreeMap<RelationId, SinkStats>,
 }
 
 /// Several relations at one cut.
@@ -489,6 +497,7 @@ impl Engine {
         stats.published = self.published();
         stats.versions = self.shared.versions();
         stats.subscriptions = self.shared.subscriptions.load(Relaxed);
+        stats.rows_read = self.shared.rows_queried.load(Relaxed);
         let (newest, now_ms) = (self.input().newest(), self.shared.clock.wall_ms());
         let catalog = self.shared.catalog();
         // By relation: its topics and the newest timestamp that was read of them.
@@ -518,7 +527,60 @@ impl Engine {
                 relation.name.push_str(" (replacement)");
             }
         }
+        stats.sinks = self.shared.outputs.stats(&|sink, done, done_ms| {
+            let topics = topics_below(&catalog, sink.from);
+            let records = topics.into_iter().map(|topic| self.distance(topic, done, newest)).sum();
+            let age_ms = u64::try_from(now_ms - done_ms).unwrap_or(0);
+            (records, if records > 0 { age_ms } else { 0 })
+        });
         stats
+    }
+
+    /// Returns when the sink has written what is there at its beginning, or with the reason why it never will. Cancel-safe.
+    pub async fn wait_sink(&self, sink: RelationId) -> Result<(), EngineError> {
+        let mut changes = self.shared.job_changes();
+        loop {
+            changes.borrow_and_update();
+            match self.shared.outputs.has_begun(sink) {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(reason)) => return Err(EngineError::SinkFailed(reason)),
+                None if self.shared.has_stopped() => return Err(EngineError::Stopped),
+                None if self.shared.catalog().sink(sink).is_none() => return Err(EngineError::UnknownRelation(sink.0)),
+                None => changes.changed().await.map_err(|_| EngineError::Stopped)?,
+            }
+        }
+    }
+
+    /// Returns when lookups by these columns of a table or view are there, or when the relation will never be. Cancel-safe.
+    pub async fn wait_index(&self, of: RelationId, columns: &[usize]) -> Result<(), EngineError> {
+        let mut moves = self.shared.moves();
+        loop {
+            moves.borrow_and_update();
+            match self.has_order(of, columns)? {
+                true => return Ok(()),
+                false => moves.changed().await.map_err(|_| EngineError::Stopped)?,
+            }
+        }
+    }
+
+    /// [`Engine::wait_index`] for threads; whether it was there in time.
+    #[must_use]
+    pub fn wait_index_blocking(&self, of: RelationId, columns: &[usize], timeout: Duration) -> bool {
+        let is_there = || self.has_order(of, columns).unwrap_or(true);
+        self.shared.wait_until(timeout, is_there);
+        is_there()
+    }
+
+    fn has_order(&self, of: RelationId, columns: &[usize]) -> Result<bool, EngineError> {
+        let published = self.shared.with_frontiers(|all| all.common(&[of]));
+        if let Some(content) = published.as_ref().and_then(|published| published.relations.get(&of)) {
+            return Ok(self.shared.has_stopped() || content.version.ordered_by(columns).is_some());
+        }
+        match self.shared.readiness(of) {
+            Err(EngineError::NotReady { .. }) => Ok(false),
+            Err(EngineError::ViewFailed { .. }) => Ok(true),
+            known => known.map(|()| true),
+        }
     }
 
     /// Records of a topic between two cuts.
@@ -532,6 +594,17 @@ impl Engine {
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.shared.has_stopped()
+    }
+
+    /// Blocks until sinks have written all that changed up to this cut; those that have failed for good are not waited for.
+    /// Whether the engine had heard of all sinks in time.
+    #[must_use]
+    pub fn wait_sinks_written(&self, cut: Cut, timeout: Duration) -> bool {
+        let catalog = self.shared.catalog();
+        let are_known = || catalog.sinks().all(|sink| self.shared.outputs.knows(sink.id));
+        self.shared.wait_until(timeout, are_known);
+        self.shared.outputs.wait_done(cut);
+        are_known()
     }
 
     /// Writes a checkpoint of what is published, or a later cut, and returns its least cut when it is durable.
@@ -558,6 +631,20 @@ impl Engine {
     pub fn output(&self) -> &Arc<dyn OutputLog> {
         &self.shared.output
     }
+}
+
+/// The topics of the sources and tables that a relation is made of.
+fn topics_below(catalog: &Catalog, relation: RelationId) -> BTreeSet<uuid::Uuid> {
+    let mut topics = BTreeSet::new();
+    let mut queue = vec![relation];
+    while let Some(relation) = queue.pop().and_then(|id| catalog.relation(id)) {
+        topics.extend(relation.topic());
+        queue.extend(relation.depends_on.iter().filter_map(|dependency| match dependency {
+            mainstem_catalog::Dependency::Relation(below) => Some(*below),
+            mainstem_catalog::Dependency::Topic(_) => None,
+        }));
+    }
+    topics
 }
 
 impl JobStatus {

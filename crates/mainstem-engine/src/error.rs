@@ -22,6 +22,9 @@ pub enum EngineError {
         /// Why.
         reason: String,
     },
+    /// A sink cannot go on.
+    #[error("the sink has stopped: {0}")]
+    SinkFailed(String),
     /// An operator graph, or part of one, that this build cannot run.
     #[error("operator graph: {0}")]
     Graph(String),

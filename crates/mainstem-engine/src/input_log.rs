@@ -179,6 +179,17 @@ pub struct OutputStep {
     pub expected: Cut,
     /// The committed cut it has from then on.
     pub new: Cut,
+    /// What one commit does not hold comes in parts: all but the last keep the committed cut and say how far they are.
+    pub ahead: Option<Ahead>,
+}
+
+/// How far an output is on its way from its committed cut to a next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    /// The next committed cut.
+    pub to: Cut,
+    /// Records of that way which are appended.
+    pub records: u64,
 }
 
 /// One atomic append.
@@ -245,6 +256,11 @@ pub trait OutputLog: Debug + Send + Sync + 'static {
     fn commit(&self, commit: OutputCommit, done: CommitDone) -> Result<AcceptedCommit, CommitError>;
     /// The committed cut of an output, durable; [`Cut::ZERO`] for one that never committed.
     fn committed(&self, output: &str) -> Result<Cut, CommitError>;
+    /// How far an output is beyond its committed cut, durable: the [`OutputStep::ahead`] of its last commit. A log that does
+    /// not keep it refuses commits that have it.
+    fn ahead(&self, _output: &str) -> Result<Option<Ahead>, CommitError> {
+        Ok(None)
+    }
 }
 
 impl dyn OutputLog {

@@ -23,16 +23,20 @@ pub mod exact_moments;
 pub mod exact_sum;
 pub mod incremental;
 pub mod input_log;
+pub mod outputs;
 pub mod scalar;
 pub mod source_reader;
 pub mod state;
 pub mod subscription;
 pub mod tables;
+pub mod ticker;
+pub mod ticks;
 pub mod watermark;
 
 mod backfill;
 mod checkpoint;
 mod lane;
+mod late_rows;
 mod self_check;
 
 pub use collection::{Collection, KeyKind, Version};
@@ -42,4 +46,6 @@ pub use engine::{
 };
 pub use error::EngineError;
 pub use input_log::{Cut, InputLog, OutputLog};
+pub use outputs::SinkStats;
 pub use subscription::{Event, Followed, Subscription};
+pub use ticker::Ticker;

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
@@ -68,6 +69,9 @@ pub(crate) struct ServeOptions {
     /// read when it is needed [default: 536870912]
     #[arg(long, env = "MAINSTEM_STATE_MEMORY_BYTES", value_name = "BYTES")]
     pub(crate) state_memory_bytes: Option<u64>,
+    /// How often the time moves on in views with now(), in milliseconds [default: 1000]
+    #[arg(long, env = "MAINSTEM_TICK_MS", value_name = "MS")]
+    pub(crate) tick_ms: Option<u64>,
     /// Memory that one query may use, in bytes [default: 1073741824]
     #[arg(long, env = "MAINSTEM_QUERY_MEMORY_BYTES", value_name = "BYTES")]
     pub(crate) query_memory_bytes: Option<usize>,
@@ -93,6 +97,7 @@ pub(crate) struct Config {
     pub(crate) compaction_check_ms: u64,
     pub(crate) checkpoint_interval_seconds: u64,
     pub(crate) state_memory_bytes: u64,
+    pub(crate) tick: Duration,
     pub(crate) query_memory_bytes: usize,
 }
 
@@ -117,6 +122,7 @@ impl ServeOptions {
             compaction_check_ms: self.compaction_check_ms.or(file.compaction_check_ms),
             checkpoint_interval_seconds: self.checkpoint_interval_seconds.or(file.checkpoint_interval_seconds),
             state_memory_bytes: self.state_memory_bytes.or(file.state_memory_bytes),
+            tick_ms: self.tick_ms.or(file.tick_ms),
             query_memory_bytes: self.query_memory_bytes.or(file.query_memory_bytes),
             log_level: self.log_level.or(file.log_level),
         })
@@ -138,6 +144,7 @@ impl ServeOptions {
             compaction_check_ms: self.compaction_check_ms.unwrap_or(15_000),
             checkpoint_interval_seconds: self.checkpoint_interval_seconds.unwrap_or(10),
             state_memory_bytes: self.state_memory_bytes.unwrap_or(512 << 20),
+            tick: Duration::from_millis(self.tick_ms.unwrap_or(1000)),
             query_memory_bytes: self.query_memory_bytes.unwrap_or(1 << 30),
         };
         if config.state_memory_bytes < 1 << 20 {
@@ -161,6 +168,9 @@ impl ServeOptions {
         }
         if config.compaction_check_ms == 0 {
             bail!("compaction-check-ms is 0; it has to be at least 1");
+        }
+        if config.tick.is_zero() {
+            bail!("tick-ms is 0; it has to be at least 1");
         }
         if config.default_partitions < 1 {
             bail!("default-partitions is {}; it has to be at least 1", config.default_partitions);

@@ -3,6 +3,7 @@
 mod definitions;
 mod space;
 mod startup;
+mod ticks;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -105,6 +106,7 @@ impl Server {
             tokio::spawn(kafka_listener::serve(kafka, broker.clone(), shutdown.clone())),
             tokio::spawn(pg_listener::serve(pg, shared, shutdown.clone())),
             tokio::spawn(http::serve(http, state, shutdown.clone())),
+            tokio::spawn(ticks::run(engine.clone(), config.tick, shutdown.clone())),
             tokio::spawn(space::watch(log.clone(), config.data_dir.clone(), shutdown.clone())),
             tokio::spawn({
                 let (broker, shutdown) = (broker.clone(), shutdown.clone());

@@ -41,6 +41,12 @@ impl Session {
             return Err(SqlError::new("42701", message).at(add.position));
         }
         check_default(add)?;
+        let is_of_late_rows = relation.watermark().is_some_and(|watermark| watermark.late_into.is_some());
+        if is_of_late_rows || catalog.keeps_late_rows(relation.id) {
+            let message = format!("\"{}\" and the table of its late rows must have the same columns", relation.name);
+            return Err(SqlError::not_supported(message)
+                .with_hint("Create another source with the column, and another table in LATE INTO."));
+        }
         let sql = text_with_column(&relation.sql, &add.text)?;
         self.replace_with(Root::Altered { id: relation.id, sql }, &tag).await
     }
@@ -220,8 +226,7 @@ fn renamed(catalog: &Catalog, relation: &Relation, to: &str) -> Result<Event, Sq
                 .with_hint("Drop it first."));
         };
         view.query = mainstem_sql::parse::query_with_name(&view.query, &relation.name, to)?;
-        let (query, emits) = (view.query.clone(), view.emit_on_window_close);
-        altered.sql = text_of_view(dependent, &query, emits);
+        altered.sql = text_of_view(dependent, view, &view.query);
         relations.push(altered);
     }
     let event = Event::RelationsAltered { relations: relations.clone() };

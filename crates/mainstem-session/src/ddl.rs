@@ -13,10 +13,11 @@ use mainstem_engine::incremental::Circuit;
 use mainstem_sql::statement::{
     ColumnDefinition, CreateMaterializedView, CreateSource, CreateTable, CreateView, DropRelations, WatermarkClause,
 };
-use mainstem_sql::{QualifiedName, SqlError, plan_query, plan_view};
+use mainstem_sql::{ClockUse, QualifiedName, SqlError, plan_query, plan_view};
 use uuid::Uuid;
 
 use crate::catalogs::CatalogDecision;
+use crate::late_table::late_table;
 use crate::replace::UnderWay;
 use crate::session::{Response, Session};
 use crate::shared::engine_error;
@@ -41,15 +42,30 @@ impl Session {
     pub(crate) async fn create_source(&mut self, create: &CreateSource) -> Result<Response, SqlError> {
         self.leave_transaction("CREATE SOURCE").await?;
         let name = new_name(&create.name)?;
-        let (columns, source) = source_relation(create, Uuid::nil())?;
+        let (columns, mut source) = source_relation(create, Uuid::nil())?;
+        let late_into = create.watermark.as_ref().and_then(|clause| clause.late_into.as_ref());
+        let late_into = late_into.map(new_name).transpose()?;
+        let late_topic = self.shared.catalogs.new_uuid();
         let (topic_name, sql, if_not_exists) = (create.topic.clone(), create.sql.clone(), create.if_not_exists);
         self.create(
             "CREATE SOURCE",
             Box::new(move |catalog| {
                 let topic = catalog.topic_named(&topic_name).ok_or_else(|| no_topic(&topic_name))?;
-                let source = SourceDefinition { topic: topic.id, ..source };
-                let (kind, depends_on) = (RelationKind::Source(source), vec![Dependency::Topic(topic.id)]);
-                new_relation(catalog, New { name, if_not_exists, columns, kind, depends_on, sql })
+                let (mut depends_on, mut events, mut after) =
+                    (vec![Dependency::Topic(topic.id)], Vec::new(), catalog.clone());
+                if let (Some(late), Some(watermark)) = (&late_into, &mut source.watermark)
+                    && catalog.relation_named(PUBLIC, &name).is_none()
+                {
+                    let of_source = (columns.as_slice(), &*watermark);
+                    let (id, made) = late_table(catalog, late, of_source, (topic.id, late_topic))?;
+                    after.apply_all(&made).map_err(|refused| refusal(&refused))?;
+                    depends_on.push(Dependency::Relation(id));
+                    watermark.late_into = Some(id);
+                    events = made;
+                }
+                let kind = RelationKind::Source(SourceDefinition { topic: topic.id, ..source });
+                events.extend(new_relation(&after, New { name, if_not_exists, columns, kind, depends_on, sql })?);
+                Ok(events)
             }),
         )
         .await
@@ -123,11 +139,14 @@ impl Session {
             return exists(existing, create.if_not_exists, "CREATE MATERIALIZED VIEW");
         }
         // Relations are never changed and their ids never used again: what was planned holds if they are still there.
-        let plan = plan_view(&catalog, &create.query, &create.columns, create.emit_on_window_close)?;
+        let plan = plan_view(&catalog, &create.query, &create.columns, create.emit())?;
         // What the engine cannot run must not get into the catalog.
         Circuit::new(&plan.graph).map_err(|error| {
             SqlError::not_supported(format!("this query cannot be kept as a materialized view: {error}"))
         })?;
+        if plan.graph.clock_use() != ClockUse::None {
+            self.tick().await?;
+        }
         let (origin, _held_until_ready) = self.shared.engine.origin_of(&plan.graph.relations());
         let view = ViewDefinition {
             query: plan.canonical_query,
@@ -155,6 +174,15 @@ impl Session {
             rows => settings.push((RATE_SETTING.to_owned(), rows.to_owned())),
         }
         settings
+    }
+
+    /// The time that a new view with now() begins with.
+    async fn tick(&mut self) -> Result<(), SqlError> {
+        let engine = self.shared.engine.clone();
+        let ticked = tokio::task::spawn_blocking(move || engine.tick()).await;
+        let cut = ticked.map_err(|error| SqlError::new("XX000", error.to_string()))?;
+        self.acknowledge(cut.map_err(|error| engine_error(&error))?);
+        Ok(())
     }
 
     /// Carries out a decision that creates at most one relation, and waits until that can be read.
@@ -269,7 +297,7 @@ fn included(name: &str, kind: IncludeKind) -> Column {
     Column { name: name.to_owned(), sql_type, nullable, hidden: false, default: None }
 }
 
-fn check_columns(columns: &[Column]) -> Result<(), SqlError> {
+pub(crate) fn check_columns(columns: &[Column]) -> Result<(), SqlError> {
     let mut names = BTreeSet::new();
     match columns.iter().find(|column| !names.insert(column.name.as_str())) {
         Some(twice) => Err(SqlError::new("42701", format!("column \"{}\" specified more than once", twice.name))),
@@ -282,7 +310,8 @@ fn watermark_of(clause: Option<&WatermarkClause>, columns: &[Column]) -> Result<
     let column = columns.iter().position(|column| column.name == clause.column);
     let column =
         column.ok_or_else(|| SqlError::new("42703", format!("column \"{}\" does not exist", clause.column)))?;
-    Ok(Some(Watermark { column, delay_us: clause.delay_us }))
+    let WatermarkClause { delay_us, lateness_us, idle_timeout_us, .. } = *clause;
+    Ok(Some(Watermark { column, delay_us, lateness_us, idle_timeout_us, late_into: None }))
 }
 
 pub(crate) fn new_name(name: &QualifiedName) -> Result<String, SqlError> {
@@ -335,7 +364,7 @@ fn new_relation(catalog: &Catalog, new: New) -> Result<Vec<Event>, SqlError> {
     Ok(vec![Event::RelationCreated { relation: Box::new(relation) }])
 }
 
-fn topic_of_table(catalog: &Catalog, name: &str, id: Uuid) -> Result<Event, SqlError> {
+pub(crate) fn topic_of_table(catalog: &Catalog, name: &str, id: Uuid) -> Result<Event, SqlError> {
     if catalog.topic_named(name).is_some() {
         let message = format!("topic \"{name}\" already exists, and a table has a topic of its name");
         return Err(SqlError::new("42P07", message)
@@ -388,7 +417,8 @@ fn dropped(catalog: &Catalog, drop: &DropRelations) -> Result<(Vec<Event>, Vec<S
     if relations.is_empty() {
         return Ok((Vec::new(), notices));
     }
-    let mut events = vec![Event::RelationsDropped { relations }];
+    let mut events = crate::sinks::dropped_with(catalog, &relations, drop.cascade, &mut notices)?;
+    events.push(Event::RelationsDropped { relations });
     events.extend(topics);
     let mut after = catalog.clone();
     after.apply_all(&events).map_err(|refused| refusal(&refused))?;

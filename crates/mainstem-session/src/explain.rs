@@ -22,7 +22,7 @@ impl Session {
         let lines = match explain.statement.as_ref() {
             Statement::CreateMaterializedView(create) => {
                 let catalog = self.shared.catalogs.current();
-                let plan = plan_view(&catalog, &create.query, &create.columns, create.emit_on_window_close)?;
+                let plan = plan_view(&catalog, &create.query, &create.columns, create.emit())?;
                 plan.graph.explain(&|id| catalog.relation(id).map_or_else(|| id.0.to_string(), |r| r.name.clone()))
             }
             Statement::Query(query) => {

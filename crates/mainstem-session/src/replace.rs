@@ -21,7 +21,7 @@ use mainstem_engine::incremental::Circuit;
 use mainstem_engine::input_log::Hold;
 use mainstem_sql::parse::{query_with_columns, quoted};
 use mainstem_sql::statement::{CreateMaterializedView, CreateView};
-use mainstem_sql::{Graph, SqlError, parse_query, plan_query, plan_view};
+use mainstem_sql::{Emit, Graph, SqlError, parse_query, plan_query, plan_view};
 use tokio::sync::oneshot;
 
 use crate::alter::redefined;
@@ -39,7 +39,7 @@ pub(crate) struct Wanted {
     name: Ident,
     columns: Vec<Ident>,
     query: Box<Query>,
-    emit_on_window_close: bool,
+    emit: Emit,
     sql: String,
 }
 
@@ -50,7 +50,7 @@ impl From<&CreateMaterializedView> for Wanted {
             name: create.name.name.clone(),
             columns: create.columns.clone(),
             query: create.query.clone(),
-            emit_on_window_close: create.emit_on_window_close,
+            emit: create.emit(),
             sql: create.sql.clone(),
         }
     }
@@ -63,7 +63,7 @@ impl From<&CreateView> for Wanted {
             name: create.name.name.clone(),
             columns: create.columns.clone(),
             query: create.query.clone(),
-            emit_on_window_close: false,
+            emit: Emit::default(),
             sql: create.sql.clone(),
         }
     }
@@ -279,6 +279,16 @@ fn planned(shared: &Shared, catalog: &Catalog, wanted: &Root, settings: &[(Strin
         return Err(SqlError::new("55006", format!("{} \"{}\" is being replaced", busy.kind.noun(), busy.name))
             .with_hint("Wait until mainstem.jobs does not list it any more."));
     }
+    if let Some(sink) = catalog.sinks().find(|sink| old.contains(&sink.from)) {
+        let verb = if matches!(wanted, Root::Wanted(_)) { "replace" } else { "alter" };
+        let message = format!("cannot {verb} {noun} {} because a sink follows it", existing.name);
+        let of = catalog.relation(sink.from).map_or("", |relation| relation.name.as_str());
+        return Err(SqlError::new("2BP01", message)
+            .with_detail(format!("sink {} writes what changes in {of}", sink.name))
+            .with_hint(
+                "Drop the sink, and create it again afterwards: its topic stands for the rows of the old one.",
+            ));
+    }
     let mut trial = catalog.clone();
     let dropped = Event::RelationsDropped { relations: old.iter().rev().copied().collect() };
     trial.apply(&dropped).map_err(|refused| refusal(&refused))?;
@@ -346,14 +356,14 @@ fn wanted_relation(
     let (name, sql) = (wanted.name.clone(), wanted.sql.clone());
     let mut shape = Shape { name, sql, query: String::new(), columns: Vec::new() };
     if wanted.is_materialized {
-        let plan = plan_view(trial, &wanted.query, &wanted.columns, wanted.emit_on_window_close)?;
+        let plan = plan_view(trial, &wanted.query, &wanted.columns, wanted.emit)?;
         Circuit::new(&plan.graph).map_err(|error| {
             SqlError::not_supported(format!("this query cannot be kept as a materialized view: {error}"))
         })?;
         let (origin, held) = shared.engine.origin_of(&plan.graph.relations());
         holds.extend(held);
         (shape.query, shape.columns) = (plan.canonical_query, plan.columns);
-        let mut view = shape.view(wanted.emit_on_window_close, origin);
+        let mut view = shape.view(wanted.emit.on_window_close, origin);
         view.graph = Some(plan.graph.to_json());
         view.settings = settings.to_vec();
         return Ok(shape.relation(trial, RelationKind::MaterializedView(view), plan.depends_on));
@@ -384,7 +394,7 @@ fn followed(
         if let Ok(narrowed) = narrowed
             && let Ok(again) = planned_again(trial, old, &narrowed)
         {
-            sql = text_of_view(old, &narrowed, view.emit_on_window_close);
+            sql = text_of_view(old, view, &narrowed);
             (text, planned) = (narrowed, Ok(again));
         }
     }
@@ -407,11 +417,23 @@ fn followed(
 }
 
 /// What makes a view with this query.
-pub(crate) fn text_of_view(view: &Relation, query: &str, emit_on_window_close: bool) -> String {
+pub(crate) fn text_of_view(view: &Relation, definition: &ViewDefinition, query: &str) -> String {
     let names: Vec<String> = view.columns.iter().map(|column| quoted(&column.name)).collect();
-    let emit = if emit_on_window_close { " EMIT ON WINDOW CLOSE" } else { "" };
+    let emit = match emit_of(definition) {
+        Emit { on_window_close: false, .. } => String::new(),
+        Emit { early_us: None, .. } => " EMIT ON WINDOW CLOSE".to_owned(),
+        Emit { early_us: Some(us), .. } => {
+            format!(" EMIT ON WINDOW CLOSE WITH EARLY EVERY INTERVAL '{us} microseconds'")
+        }
+    };
     let (noun, name) = (view.kind.noun().to_uppercase(), quoted(&view.name));
     format!("CREATE {noun} {name} ({}) AS {query}{emit}", names.join(", "))
+}
+
+/// When the view shows its windows.
+fn emit_of(view: &ViewDefinition) -> Emit {
+    let graph = view.graph.as_ref().and_then(|graph| Graph::from_json(graph).ok());
+    Emit { on_window_close: view.emit_on_window_close, early_us: graph.and_then(|graph| graph.early_us()) }
 }
 
 /// The text over what is there now, if it gives the columns that the view has.
@@ -425,7 +447,7 @@ fn planned_again(
     let names: Vec<Ident> = old.columns.iter().map(|column| column.name.clone()).collect();
     let (graph, depends_on, columns) = match &old.kind {
         RelationKind::MaterializedView(view) => {
-            let plan = plan_view(trial, &query, &names, view.emit_on_window_close).map_err(told)?;
+            let plan = plan_view(trial, &query, &names, emit_of(view)).map_err(told)?;
             (Some(plan.graph), plan.depends_on, plan.columns)
         }
         _ => {

@@ -332,6 +332,10 @@ impl Session {
             Statement::Alter(alter) => self.alter(alter).await,
             Statement::CancelJobs(ids) => self.cancel_jobs(ids).await,
             Statement::Drop(drop) => self.drop_relations(drop).await,
+            Statement::CreateSink(create) => self.create_sink(create).await,
+            Statement::DropSinks(drop) => self.drop_sinks(drop).await,
+            Statement::CreateIndex(create) => self.create_index(create).await,
+            Statement::DropIndexes(drop) => self.drop_indexes(drop).await,
             Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
                 self.write(statement, parameters).await
             }

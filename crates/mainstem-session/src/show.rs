@@ -87,6 +87,7 @@ impl Session {
             ShowKind::Sources => noun("source"),
             ShowKind::MaterializedViews => noun("materialized view"),
             ShowKind::Views => noun("view"),
+            ShowKind::Sinks => catalog.sinks().map(|sink| vec![sink.name.clone()]).collect(),
             ShowKind::Schemas => {
                 ["information_schema", "mainstem", "pg_catalog", "public"].map(|name| vec![name.to_owned()]).to_vec()
             }
@@ -119,6 +120,9 @@ impl Session {
     }
 
     pub(crate) fn show_create(&self, kind: Option<RelationNoun>, name: &QualifiedName) -> Result<Response, SqlError> {
+        if let Some(row) = self.show_create_attached(kind, name)? {
+            return Ok(text_rows(&CREATED, &[row], "SHOW"));
+        }
         let relation = self.find(name)?;
         if let Some(kind) = kind.filter(|kind| kind.text() != relation.kind.noun()) {
             let message = format!("\"{name}\" is not a {}", kind.text());

@@ -19,7 +19,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use mainstem_catalog::{Catalog, Column, Relation, RelationKind};
 use mainstem_engine::{Cut, Delta, Event, Followed, Subscription};
 use mainstem_sql::statement::{Subscribe, SubscribeTarget};
-use mainstem_sql::{QualifiedName, SqlError, arrow_field, parse_query, plan_view};
+use mainstem_sql::{ClockUse, QualifiedName, SqlError, arrow_field, parse_query, plan_view};
 
 use crate::parameters::{Parameter, bound};
 use crate::session::{Response, RowStream, Session, Tag};
@@ -109,6 +109,10 @@ impl Session {
             }
         };
         let plan = plan_view(&catalog, &query, &[], false)?;
+        if plan.graph.clock_use() != ClockUse::None {
+            return Err(SqlError::not_supported("SUBSCRIBE to a query with now() is not supported")
+                .with_hint("Create a materialized view of the query and subscribe to the view."));
+        }
         let columns: Vec<(usize, &Column)> = plan.columns.iter().enumerate().collect();
         Planned::new(subscribe, Followed::Query(Box::new(plan.graph)), &columns, &[])
     }

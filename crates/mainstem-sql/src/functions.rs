@@ -59,7 +59,11 @@ pub(crate) fn check_deterministic(name: &str, volatility: Volatility) -> Result<
         Volatility::Volatile => "its result differs from call to call",
     };
     let message = format!("function {name}() is not allowed in a materialized view: {why}");
-    Err(SqlError::new(sqlstate::INVALID_DEFINITION, message).with_hint(
-        "Use it in the SELECT that reads the view, or store its result in a column when the row is written.",
-    ))
+    let hint = match name {
+        "now" | "current_date" => {
+            "Compare a column with it in WHERE (ts > now() - INTERVAL '1 day'), or use it in the SELECT that reads the view."
+        }
+        _ => "Use it in the SELECT that reads the view, or store its result in a column when the row is written.",
+    };
+    Err(SqlError::new(sqlstate::INVALID_DEFINITION, message).with_hint(hint))
 }

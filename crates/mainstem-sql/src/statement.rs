@@ -3,7 +3,9 @@
 use std::fmt;
 
 use datafusion::sql::sqlparser::ast::{Expr, Query, SelectItem, TableWithJoins};
-use mainstem_catalog::{Ident, IncludeKind, SqlType};
+use mainstem_catalog::{Ident, IncludeKind, SinkFormat, SqlType};
+
+use crate::plan::Emit;
 
 /// A relation's name as written: the schema is absent unless it was given.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +42,14 @@ pub enum Statement {
     CancelJobs(Vec<u32>),
     /// `DROP SOURCE | TABLE | VIEW | MATERIALIZED VIEW`
     Drop(DropRelations),
+    /// `CREATE SINK`
+    CreateSink(CreateSink),
+    /// `DROP SINK`
+    DropSinks(DropAttached),
+    /// `CREATE INDEX`
+    CreateIndex(CreateIndex),
+    /// `DROP INDEX`
+    DropIndexes(DropAttached),
     /// `INSERT`
     Insert(Insert),
     /// `UPDATE`
@@ -159,6 +169,10 @@ pub enum RelationNoun {
     View,
     /// `MATERIALIZED VIEW`
     MaterializedView,
+    /// `SINK`
+    Sink,
+    /// `INDEX`
+    Index,
 }
 
 impl RelationNoun {
@@ -170,6 +184,8 @@ impl RelationNoun {
             RelationNoun::Table => "table",
             RelationNoun::View => "view",
             RelationNoun::MaterializedView => "materialized view",
+            RelationNoun::Sink => "sink",
+            RelationNoun::Index => "index",
         }
     }
 }
@@ -187,6 +203,8 @@ pub enum ShowKind {
     MaterializedViews,
     /// `VIEWS`
     Views,
+    /// `SINKS`
+    Sinks,
     /// `TOPICS`
     Topics,
     /// `SCHEMAS`
@@ -210,13 +228,19 @@ pub struct ColumnDefinition {
     pub default: Option<String>,
 }
 
-/// `WATERMARK FOR column AS column - INTERVAL '..'`
+/// `WATERMARK FOR column AS column - INTERVAL '..' [LATE INTO table] [IDLE TIMEOUT '..'] [ALLOWED LATENESS '..']`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatermarkClause {
     /// A timestamp or timestamptz column of the relation; checked.
     pub column: Ident,
     /// Zero or more.
     pub delay_us: i64,
+    /// Zero or more.
+    pub lateness_us: i64,
+    /// More than zero.
+    pub idle_timeout_us: Option<i64>,
+    /// The table that keeps late rows.
+    pub late_into: Option<QualifiedName>,
 }
 
 /// `INCLUDE kind [AS name]`
@@ -279,8 +303,18 @@ pub struct CreateMaterializedView {
     pub query: Box<Query>,
     /// `EMIT ON WINDOW CLOSE`
     pub emit_on_window_close: bool,
+    /// `WITH EARLY EVERY '..'`
+    pub early_us: Option<i64>,
     /// The statement's text.
     pub sql: String,
+}
+
+impl CreateMaterializedView {
+    /// When it shows its windows.
+    #[must_use]
+    pub fn emit(&self) -> Emit {
+        Emit { on_window_close: self.emit_on_window_close, early_us: self.early_us }
+    }
 }
 
 /// `CREATE VIEW`
@@ -359,6 +393,68 @@ pub struct Rename {
     pub if_exists: bool,
     /// Its name from now on.
     pub to: Ident,
+}
+
+/// What a sink writes the changes of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SinkInput {
+    /// `FROM name`
+    Relation(QualifiedName),
+    /// `AS query`
+    Query(Box<Query>),
+}
+
+/// `CREATE SINK`, into a topic of the embedded log, JSON.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreateSink {
+    /// Its name.
+    pub name: QualifiedName,
+    /// `IF NOT EXISTS`
+    pub if_not_exists: bool,
+    /// What it follows.
+    pub input: SinkInput,
+    /// `WITH (topic = '..')`
+    pub topic: String,
+    /// Of a topic that is not there yet.
+    pub partitions: Option<i32>,
+    /// Columns of the records' key, if given.
+    pub primary_key: Option<Vec<Ident>>,
+    /// Leave out what is taken back.
+    pub force_append_only: bool,
+    /// Write what is there already.
+    pub snapshot: bool,
+    /// `schemas.enable`
+    pub with_schema: bool,
+    /// `FORMAT`
+    pub format: SinkFormat,
+    /// The statement's text.
+    pub sql: String,
+}
+
+/// `CREATE INDEX`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateIndex {
+    /// Its name.
+    pub name: QualifiedName,
+    /// `IF NOT EXISTS`
+    pub if_not_exists: bool,
+    /// Of which relation.
+    pub of: QualifiedName,
+    /// Its columns.
+    pub columns: Vec<Ident>,
+    /// `INCLUDE`: checked; an index has all columns.
+    pub include: Vec<Ident>,
+    /// The statement's text.
+    pub sql: String,
+}
+
+/// `DROP SINK | INDEX [IF EXISTS] names`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DropAttached {
+    /// Which.
+    pub names: Vec<QualifiedName>,
+    /// `IF EXISTS`
+    pub if_exists: bool,
 }
 
 /// `DROP kind [IF EXISTS] names [CASCADE | RESTRICT]`

@@ -228,6 +228,9 @@ impl StateStore for FileStore {
         if last > 0 {
             // The whole goes first: what a crash leaves is no chain.
             remove_older(&*self.disk, &self.directory, last + 1)?;
+            // It stays away: what is written from now on, of sinks too, knows nothing of it.
+            let io = |source| StateError::Io { place: self.directory.clone(), source };
+            self.disk.sync_dir(&self.directory).map_err(io)?;
         }
         *self.state.write() = Loaded { sequence: last, ..Loaded::default() };
         Ok(())

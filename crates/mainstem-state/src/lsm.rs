@@ -39,6 +39,7 @@ pub fn open_lsm(directory: &Path, cache_bytes: u64) -> Result<Opened, StateError
         Err(error @ StateError::Damaged { .. }) => {
             warnings.push(format!("the state store is emptied: {error}"));
             remove(&path)?;
+            sync(directory)?;
             LsmStore::open(&path, cache.clone())?
         }
         store => store?,
@@ -60,11 +61,19 @@ pub fn scrub_lsm(directory: &Path) -> Result<u64, StateError> {
 
 fn remove(path: &Path) -> Result<(), StateError> {
     match std::fs::remove_dir_all(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(StateError::Io { place: path.display().to_string(), source })
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error(path, error)),
         _ => Ok(()),
     }
+}
+
+/// Returns when what was removed here will not come back after a crash.
+fn sync(directory: &Path) -> Result<(), StateError> {
+    let synced = std::fs::File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|error| io_error(directory, error))
+}
+
+fn io_error(path: &Path, source: std::io::Error) -> StateError {
+    StateError::Io { place: path.display().to_string(), source }
 }
 
 struct LsmScratch {

@@ -166,7 +166,7 @@ fn source(topic: Uuid) -> RelationKind {
         topic_name: "t".to_owned(),
         encoding: Encoding::PlainJson,
         includes: vec![Include { kind: IncludeKind::Timestamp, column: 0 }],
-        watermark: Some(Watermark { column: 0, delay_us: 1 }),
+        watermark: Some(Watermark::new(0, 1)),
     })
 }
 

@@ -1,7 +1,7 @@
 //! The embedded log as the engine's log: a cut is a CSN, a commit is one entry.
 //!
 //! Words: the *output cuts* are an internal topic of one partition with a fixed id; the newest record of a key (the output's
-//! name) says where the output stands (`{"cut":N}`). It is written in the entry that it belongs to, and read once, at the start.
+//! name) says where the output stands: `{"cut":N}`, or `{"cut":N,"to":M,"records":K}` with K records of the way to M. It is written in the entry that it belongs to, and read once, at the start.
 //!
 //! Always true here: what is read was durable; its checksums were verified; an output's cut moves only together with what it
 //! stands for.
@@ -18,8 +18,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mainstem_broker::Broker;
 use mainstem_engine::Cut;
-use mainstem_engine::input_log::LogError;
-use mainstem_log::{Log, PartitionConfig, ReadError, TopicId, TopicPartition};
+use mainstem_engine::input_log::{Ahead, LogError};
+use mainstem_log::{CompactionConfig, Log, PartitionConfig, ReadError, TopicId, TopicPartition};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -27,6 +27,16 @@ use uuid::Uuid;
 pub const OUTPUT_CUTS_TOPIC_ID: Uuid = Uuid::from_u128(0x6d61_696e_7374_656d_0000_0000_0000_0002);
 
 const OUTPUT_CUTS: TopicPartition = TopicPartition { topic: TopicId(OUTPUT_CUTS_TOPIC_ID), partition: 0 };
+
+/// Only sealed segments are compacted, and a start reads all that is left.
+const OUTPUT_CUTS_SEGMENT_BYTES: u64 = 16 << 20;
+
+/// Where an output stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Standing {
+    cut: Cut,
+    ahead: Option<Ahead>,
+}
 
 /// How many partitions a live topic has; 0 when there is no such topic.
 pub type PartitionCount = Arc<dyn Fn(Uuid) -> i32 + Send + Sync>;
@@ -36,7 +46,7 @@ pub struct EmbeddedLog {
     log: Log,
     partitions: PartitionCount,
     /// Where outputs stand, counting commits that have their place and are not yet durable.
-    committed: Mutex<HashMap<String, Cut>>,
+    committed: Mutex<HashMap<String, Standing>>,
 }
 
 impl fmt::Debug for EmbeddedLog {
@@ -55,7 +65,11 @@ impl EmbeddedLog {
 
     /// Over a log whose topics somebody else defines. Reads where the outputs stand.
     pub fn open(log: Log, partitions: PartitionCount) -> Result<EmbeddedLog, LogError> {
-        log.create_partition(OUTPUT_CUTS, PartitionConfig::default());
+        // A record per commit of each output: the last one of each is enough. Their timestamps say nothing.
+        let compaction = CompactionConfig { segment_ms: None, ..CompactionConfig::default() };
+        let segment_bytes = OUTPUT_CUTS_SEGMENT_BYTES;
+        let config = PartitionConfig { segment_bytes, compaction: Some(compaction), ..PartitionConfig::default() };
+        log.create_partition(OUTPUT_CUTS, config);
         let committed = output::read_committed(&log)?;
         Ok(EmbeddedLog { log, partitions, committed: Mutex::new(committed) })
     }

@@ -5,14 +5,15 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use mainstem_engine::Cut;
 use mainstem_engine::input_log::{
-    AcceptedCommit, CommitDone, CommitError, LogError, OutRecord, OutputCommit, OutputLog, OutputStep, TopicAppend,
+    AcceptedCommit, Ahead, CommitDone, CommitError, LogError, OutRecord, OutputCommit, OutputLog, OutputStep,
+    TopicAppend,
 };
 use mainstem_kafka_wire::batch::Compression;
 use mainstem_kafka_wire::records::RecordBatchBuilder;
 use mainstem_log::{AppendError, Atomicity, Condition, Entry, Log, Part, TopicId, TopicPartition, Urgency};
 
 use super::input::read_records;
-use super::{EmbeddedLog, OUTPUT_CUTS, text_of};
+use super::{EmbeddedLog, OUTPUT_CUTS, Standing, text_of};
 
 /// A batch is closed when it is this large: consumers fetch whole batches.
 const BATCH_BYTES: usize = 256 << 10;
@@ -29,13 +30,19 @@ impl OutputLog for EmbeddedLog {
         let mut committed = commit.output.is_some().then(|| self.committed.lock());
         if let (Some(step), Some(committed)) = (&commit.output, &committed) {
             let stands = committed.get(&step.output).copied().unwrap_or_default();
-            if stands != step.expected {
-                return Err(CommitError::Fenced { committed: stands });
+            if stands.cut != step.expected {
+                return Err(CommitError::Fenced { committed: stands.cut });
+            }
+            // A part that is there already.
+            if let (Some(here), Some(new)) = (stands.ahead, step.ahead)
+                && (new.to != here.to || new.records <= here.records)
+            {
+                return Err(CommitError::Fenced { committed: stands.cut });
             }
         }
         let accepted = self.log.append(entry, urgency, done).map_err(commit_error)?;
         if let (Some(step), Some(committed)) = (commit.output, &mut committed) {
-            committed.insert(step.output, step.new);
+            committed.insert(step.output, Standing { cut: step.new, ahead: step.ahead });
         }
         let mut base_offsets = Vec::with_capacity(commit.appends.len());
         for part in accepted.parts.iter().take(commit.appends.len()) {
@@ -46,7 +53,11 @@ impl OutputLog for EmbeddedLog {
     }
 
     fn committed(&self, output: &str) -> Result<Cut, CommitError> {
-        Ok(self.committed.lock().get(output).copied().unwrap_or_default())
+        Ok(self.committed.lock().get(output).copied().unwrap_or_default().cut)
+    }
+
+    fn ahead(&self, output: &str) -> Result<Option<Ahead>, CommitError> {
+        Ok(self.committed.lock().get(output).and_then(|standing| standing.ahead))
     }
 }
 
@@ -68,7 +79,10 @@ fn entry_of(commit: &OutputCommit) -> Entry {
 }
 
 fn cut_record(step: &OutputStep) -> OutRecord {
-    let value = format!("{{\"cut\":{}}}", step.new);
+    let value = match step.ahead {
+        None => format!("{{\"cut\":{}}}", step.new),
+        Some(Ahead { to, records }) => format!("{{\"cut\":{},\"to\":{to},\"records\":{records}}}", step.new),
+    };
     OutRecord { key: Some(step.output.clone().into()), value: Some(value.into()), ..OutRecord::default() }
 }
 
@@ -102,21 +116,17 @@ fn commit_error(error: AppendError) -> CommitError {
 }
 
 /// Where each output stands: the last record of its name.
-pub(super) fn read_committed(log: &Log) -> Result<HashMap<String, Cut>, LogError> {
+pub(super) fn read_committed(log: &Log) -> Result<HashMap<String, Standing>, LogError> {
     let mut committed = HashMap::new();
     let Some(state) = log.partition(OUTPUT_CUTS) else { return Ok(committed) };
     let mut next = state.start_offset;
     while next < state.high_watermark {
         let batches = read_records(log, OUTPUT_CUTS, next, state.high_watermark, READ_BYTES)?;
         for record in &batches.records {
-            let cut = record
-                .value
-                .as_ref()
-                .and_then(text_of)
-                .and_then(|text| text.strip_prefix("{\"cut\":")?.strip_suffix('}')?.parse().ok().map(Cut));
-            match (record.key.as_ref().and_then(text_of), cut) {
-                (Some(output), Some(cut)) => {
-                    committed.insert(output.to_owned(), cut);
+            let standing = record.value.as_ref().and_then(text_of).and_then(standing_of);
+            match (record.key.as_ref().and_then(text_of), standing) {
+                (Some(output), Some(standing)) => {
+                    committed.insert(output.to_owned(), standing);
                 }
                 _ => return Err(LogError::Failed(format!("output cut at offset {} is not understood", record.offset))),
             }
@@ -124,4 +134,19 @@ pub(super) fn read_committed(log: &Log) -> Result<HashMap<String, Cut>, LogError
         next = batches.next_offset.max(next + 1);
     }
     Ok(committed)
+}
+
+/// What [`cut_record`] wrote.
+fn standing_of(text: &str) -> Option<Standing> {
+    let number = |part: &str, name: &str| -> Option<u64> { part.strip_prefix(name)?.parse().ok() };
+    let parts: Vec<&str> = text.strip_prefix('{')?.strip_suffix('}')?.split(',').collect();
+    let cut = |part: &str| number(part, "\"cut\":").map(Cut);
+    match parts.as_slice() {
+        [at] => Some(Standing { cut: cut(at)?, ahead: None }),
+        [at, to, records] => {
+            let (to, records) = (Cut(number(to, "\"to\":")?), number(records, "\"records\":")?);
+            Some(Standing { cut: cut(at)?, ahead: Some(Ahead { to, records }) })
+        }
+        _ => None,
+    }
 }

@@ -37,7 +37,7 @@ fn append(partition: i32, of: std::ops::Range<i64>, expected_end: Option<i64>) -
 }
 
 fn step(expected: Cut, new: Cut) -> Option<OutputStep> {
-    Some(OutputStep { output: "o".to_owned(), expected, new })
+    Some(OutputStep { output: "o".to_owned(), expected, new, ahead: None })
 }
 
 #[test]

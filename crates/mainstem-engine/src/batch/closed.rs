@@ -1,8 +1,8 @@
 //! Plans of the oracle: windows that are closed, and ties that the whole row decides.
 
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, Result, ScalarValue, internal_err, plan_err};
-use datafusion::logical_expr::{Expr, Limit, LogicalPlan, LogicalPlanBuilder, SortExpr, lit};
+use datafusion::logical_expr::{Expr, ExprSchemable, Limit, LogicalPlan, LogicalPlanBuilder, SortExpr, Window, lit};
 use mainstem_sql::functions::{HOP_STARTS, TUMBLE_START, WINDOW_END};
 use mainstem_sql::scalar_function;
 
@@ -17,10 +17,25 @@ enum Bound {
     End,
 }
 
-/// Above each aggregate by a window of its input, only the windows that end at or before the watermark.
-pub(super) fn closed_only(plan: LogicalPlan, watermark_us: Option<i64>) -> Result<LogicalPlan> {
+/// Which windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Windows {
+    /// Those that end at or before the watermark.
+    Closed,
+    /// The others.
+    Open,
+}
+
+/// Above each aggregate by a window of its input, only these windows.
+pub(super) fn windows_only(plan: LogicalPlan, which: Windows, watermark_us: Option<i64>) -> Result<LogicalPlan> {
     let mut is_windowed = false;
     let closed = plan.transform_up_with_subqueries(|node| {
+        if let LogicalPlan::Window(window) = &node
+            && let Some(time) = event_time_of(window)
+        {
+            is_windowed = true;
+            return passed_only(&node, time, watermark_us).map(Transformed::yes);
+        }
         let LogicalPlan::Aggregate(aggregate) = &node else { return Ok(Transformed::no(node)) };
         let bounds = aggregate.group_expr.iter().map(|group| bound_of(group, &aggregate.input)).collect::<Vec<_>>();
         let end = bounds.iter().position(|bound| *bound == Some(Bound::End));
@@ -33,19 +48,44 @@ pub(super) fn closed_only(plan: LogicalPlan, watermark_us: Option<i64>) -> Resul
             _ => column,
         };
         let data_type = aggregate.schema.field(place).data_type().clone();
-        let is_closed = match watermark_us {
-            Some(watermark) => {
-                let watermark = ScalarValue::TimestampMicrosecond(Some(watermark), None).cast_to(&data_type)?;
-                end.lt_eq(lit(watermark))
-            }
-            None => lit(false),
+        let bound = |watermark: i64| ScalarValue::TimestampMicrosecond(Some(watermark), None).cast_to(&data_type);
+        let is_wanted = match (which, watermark_us) {
+            (Windows::Closed, Some(watermark)) => end.lt_eq(lit(bound(watermark)?)),
+            (Windows::Closed, None) => lit(false),
+            (Windows::Open, Some(watermark)) => end.gt(lit(bound(watermark)?)),
+            (Windows::Open, None) => end.is_not_null(),
         };
-        Ok(Transformed::yes(LogicalPlanBuilder::from(node).filter(is_closed)?.build()?))
+        Ok(Transformed::yes(LogicalPlanBuilder::from(node).filter(is_wanted)?.build()?))
     })?;
     if !is_windowed {
         return plan_err!("EMIT ON WINDOW CLOSE needs an aggregate by a window");
     }
     Ok(closed.data)
+}
+
+/// What functions OVER a window are ordered by first, if no aggregate stands below and they are not each within a window's bound:
+/// the planner takes event time alone.
+fn event_time_of(window: &Window) -> Option<Expr> {
+    let Expr::WindowFunction(function) = window.window_expr.first()?.clone().unalias() else { return None };
+    let is_aggregated = window.input.exists(|node| Ok(matches!(node, LogicalPlan::Aggregate(_)))).unwrap_or(true);
+    let is_by_window = window.window_expr.iter().all(|expr| {
+        let Expr::WindowFunction(function) = expr.clone().unalias() else { return false };
+        let bounds = function.params.partition_by.iter().map(|key| bound_of(key, &window.input));
+        bounds.flatten().any(|bound| matches!(bound, Bound::Start(_) | Bound::End))
+    });
+    function.params.order_by.first().filter(|_| !is_aggregated && !is_by_window).map(|key| key.expr.clone())
+}
+
+/// The functions over the rows that the watermark is above.
+fn passed_only(node: &LogicalPlan, time: Expr, watermark_us: Option<i64>) -> Result<LogicalPlan> {
+    let LogicalPlan::Window(window) = node else { return internal_err!("not a window") };
+    let data_type = time.get_type(window.input.schema())?;
+    let is_passed = match watermark_us {
+        Some(watermark) => time.lt(lit(ScalarValue::TimestampMicrosecond(Some(watermark), None).cast_to(&data_type)?)),
+        None => lit(false),
+    };
+    let input = LogicalPlanBuilder::from(window.input.as_ref().clone()).filter(is_passed)?.build()?;
+    node.with_new_exprs(node.expressions(), vec![input])
 }
 
 fn end_of(start: Expr, size: i64) -> Result<Expr> {
@@ -90,6 +130,9 @@ fn bound_of_column(plan: &LogicalPlan, index: usize) -> Option<Bound> {
         LogicalPlan::SubqueryAlias(alias) => bound_of_column(&alias.input, index),
         LogicalPlan::Filter(filter) => bound_of_column(&filter.input, index),
         LogicalPlan::Sort(sort) => bound_of_column(&sort.input, index),
+        LogicalPlan::Window(window) if index < window.input.schema().fields().len() => {
+            bound_of_column(&window.input, index)
+        }
         LogicalPlan::Limit(limit) => bound_of_column(&limit.input, index),
         LogicalPlan::Unnest(unnest) => {
             let from = *unnest.dependency_indices.get(index)?;

@@ -254,7 +254,11 @@ pub(super) fn stored_relation(
         PinnedRelation::Collection(version, None) => {
             let overlay = overlays.get(&relation.id).cloned().unwrap_or_default();
             let image = Image { version: version.clone(), overlay };
-            Ok(Arc::new(RowsTable::new(image, visible_columns(relation))))
+            let catalog = engine.shared.catalog();
+            let indexes = catalog.indexes().filter(|index| index.of == relation.id);
+            let indexes = indexes.map(|index| (index.columns.clone(), index.name.clone())).collect();
+            let table = RowsTable::new(image, visible_columns(relation));
+            Ok(Arc::new(table.counted(engine.shared.rows_queried.clone(), indexes)))
         }
         PinnedRelation::Source { positions } => {
             Ok(Arc::new(SourceTable::new(relation.clone(), engine.input().clone(), positions.clone())))

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMicrosecondType;
-use mainstem_catalog::{Relation, Watermark};
+use mainstem_catalog::{IDLE_TOPIC_ID, Relation, Watermark};
 use uuid::Uuid;
 
 use super::source::Positions;
 use crate::error::EngineError;
-use crate::input_log::{Cut, InputLog};
+use crate::input_log::{Cut, InputLog, LogRecord};
 use crate::source_reader::SourceReader;
+use crate::ticks::IdleEvent;
 
 /// Bytes of records that are read and decoded at once.
 const SLICE_BYTES: usize = 1 << 20;
@@ -20,9 +21,10 @@ const SLICE_BYTES: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct EventTime {
     pub(super) watermark: Watermark,
-    /// By partition that has begun: the source's watermark just before its first entry.
-    pub(super) floors_us: BTreeMap<i32, Option<i64>>,
-    /// The smallest watermark of the partitions that have begun.
+    /// By partition: from which offset on it began, at first and each time after it was idle, and the source's watermark just
+    /// before the entry with it.
+    pub(super) floors_us: BTreeMap<i32, Vec<(i64, Option<i64>)>>,
+    /// The smallest watermark of the partitions that have begun and are not idle, or the largest if all are.
     pub(super) watermark_us: Option<i64>,
 }
 
@@ -32,6 +34,16 @@ struct Place {
     from: i64,
     until: i64,
     watermark_us: Option<i64>,
+    is_idle: bool,
+}
+
+/// What happens to a partition in the course of the log.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Moment {
+    /// With its record at this offset it begins, if it has not or is idle; before the entry's records are read.
+    Begins { partition: i32, offset: i64 },
+    /// It is idle, if it still ends at this offset; after the entry's records are read.
+    Idles { partition: i32, offset: i64 },
 }
 
 struct History<'a> {
@@ -43,35 +55,88 @@ struct History<'a> {
 }
 
 impl EventTime {
-    /// As of the end of the positions.
+    /// As of the cut, whose positions these are.
     pub(super) fn of(
         relation: &Relation,
         watermark: Watermark,
         input: &Arc<dyn InputLog>,
-        positions: &Positions,
+        (at, positions): (Cut, &Positions),
     ) -> Result<EventTime, EngineError> {
         let topic = relation.topic().expect("a source has a topic");
         let reader = SourceReader::new(relation)?;
         let mut history = History { input, topic, reader, watermark: watermark.clone(), begun: Vec::new() };
-        let mut to_begin: BTreeMap<usize, Vec<Place>> = BTreeMap::new();
-        for (partition, from, until) in positions.iter().copied().filter(|(_, from, until)| from < until) {
-            let entries = entries_until(&**input, topic, partition, from)?;
-            let place = Place { partition, from, until, watermark_us: None };
-            to_begin.entry(entries).or_default().push(place);
+        let ends: BTreeMap<i32, (i64, i64)> = positions.iter().map(|(p, from, until)| (*p, (*from, *until))).collect();
+        let mut moments: BTreeMap<usize, Vec<Moment>> = BTreeMap::new();
+        let mut begins = |partition: i32, offset: i64| -> Result<(), EngineError> {
+            if ends.get(&partition).is_some_and(|(from, until)| *from <= offset && offset < *until) {
+                let entries = entries_until(&**input, topic, partition, offset)?;
+                moments.entry(entries).or_default().push(Moment::Begins { partition, offset });
+            }
+            Ok(())
+        };
+        for (partition, (from, _)) in &ends {
+            begins(*partition, *from)?;
         }
-        let mut floors_us = BTreeMap::new();
-        for (entries, places) in to_begin {
+        let events = idle_events(&**input, relation, at)?;
+        for (_, event) in &events {
+            begins(event.partition, event.offset)?;
+        }
+        for (place, IdleEvent { partition, offset, .. }) in events {
+            let entries = entries_until(&**input, IDLE_TOPIC_ID, 0, place)?;
+            moments.entry(entries).or_default().push(Moment::Idles { partition, offset });
+        }
+        let mut floors_us: BTreeMap<i32, Vec<(i64, Option<i64>)>> = BTreeMap::new();
+        for (entries, mut of_entry) in moments {
+            of_entry.sort_unstable();
+            of_entry.dedup();
             let before = if entries == 1 { Some(Cut::ZERO) } else { input.next_cut(Cut::ZERO, entries - 1)? };
             history.advance(before)?;
             let floor_us = history.watermark_us();
-            for place in places {
-                floors_us.insert(place.partition, floor_us);
-                history.begun.push(Place { watermark_us: floor_us, ..place });
+            for moment in of_entry {
+                match moment {
+                    Moment::Begins { partition, offset } => {
+                        if history.begins(partition, (offset, ends[&partition].1), floor_us) {
+                            floors_us.entry(partition).or_default().push((offset, floor_us));
+                        }
+                    }
+                    Moment::Idles { partition, offset } => {
+                        let at = input.next_cut(Cut::ZERO, entries)?.expect("the entry of the event");
+                        history.advance(Some(at))?;
+                        let stands = input.position(topic, partition, at)? == offset;
+                        for place in history.begun.iter_mut().filter(|place| place.partition == partition) {
+                            place.is_idle |= stands;
+                        }
+                    }
+                }
             }
         }
         history.advance(None)?;
         Ok(EventTime { watermark, floors_us, watermark_us: history.watermark_us() })
     }
+
+    /// What the record at this offset is measured by, besides the rows before it.
+    pub(super) fn floor_us(&self, partition: i32, offset: i64) -> Option<i64> {
+        let begun = self.floors_us.get(&partition)?.iter().take_while(|(from, _)| *from <= offset);
+        begun.map(|(_, floor_us)| *floor_us).max().flatten()
+    }
+}
+
+/// The idle events of a source up to the cut, each with its place in its topic.
+fn idle_events(input: &dyn InputLog, source: &Relation, at: Cut) -> Result<Vec<(i64, IdleEvent)>, EngineError> {
+    let has_timeout = source.watermark().is_some_and(|watermark| watermark.idle_timeout_us.is_some());
+    if !has_timeout || input.partitions(IDLE_TOPIC_ID).is_empty() {
+        return Ok(Vec::new());
+    }
+    let (mut from, until) = (input.start(IDLE_TOPIC_ID, 0), input.position(IDLE_TOPIC_ID, 0, at)?);
+    let mut events = Vec::new();
+    while from < until {
+        let read = input.read(IDLE_TOPIC_ID, 0, from, until, SLICE_BYTES)?;
+        from = read.next_offset;
+        let of_source = |event: &IdleEvent| event.source == source.id;
+        let event = |record: &LogRecord| Some((record.offset, IdleEvent::of(record).filter(of_source)?));
+        events.extend(read.records.iter().filter_map(event));
+    }
+    Ok(events)
 }
 
 impl History<'_> {
@@ -95,13 +160,36 @@ impl History<'_> {
         Ok(())
     }
 
+    /// The partition begins now, unless it has and is not idle.
+    fn begins(&mut self, partition: i32, (from, until): (i64, i64), floor_us: Option<i64>) -> bool {
+        match self.begun.iter_mut().find(|place| place.partition == partition) {
+            Some(place) if place.is_idle => {
+                place.watermark_us = place.watermark_us.max(floor_us);
+                place.is_idle = false;
+                true
+            }
+            Some(_) => false,
+            None => {
+                self.begun.push(Place { partition, from, until, watermark_us: floor_us, is_idle: false });
+                true
+            }
+        }
+    }
+
     fn watermark_us(&self) -> Option<i64> {
-        self.begun.iter().map(|place| place.watermark_us).min().flatten()
+        let of =
+            |idle: bool| self.begun.iter().filter(move |place| place.is_idle == idle).map(|place| place.watermark_us);
+        of(false).min().unwrap_or_else(|| of(true).max().flatten())
     }
 }
 
 /// How many entries from the beginning of the log on it takes to have a record of the partition at or behind `from`.
-fn entries_until(input: &dyn InputLog, topic: Uuid, partition: i32, from: i64) -> Result<usize, EngineError> {
+pub(super) fn entries_until(
+    input: &dyn InputLog,
+    topic: Uuid,
+    partition: i32,
+    from: i64,
+) -> Result<usize, EngineError> {
     let has_it = |entries: usize| -> Result<bool, EngineError> {
         let Some(cut) = input.next_cut(Cut::ZERO, entries)? else { return Ok(true) };
         Ok(input.position(topic, partition, cut)? > from)

@@ -4,7 +4,8 @@
 //! A source is its records; a table is the last value per key of its topic. Nothing is read from collections.
 //!
 //! A view with EMIT ON WINDOW CLOSE reads its sources without late rows, and holds the windows that end at or before the
-//! watermark of the cut.
+//! watermark of the cut; with early results also the others, as they were at the newest tick that was the first of its
+//! interval. In all of them now() is the newest tick.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,22 +13,26 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use datafusion::catalog::TableProvider;
-use datafusion::datasource::MemTable;
+use datafusion::datasource::{MemTable, ViewTable};
+use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
-use mainstem_catalog::{Catalog, Dependency, Relation, RelationId, RelationKind, ViewDefinition, Watermark};
+use mainstem_catalog::{
+    Catalog, Dependency, Relation, RelationId, RelationKind, TICKS_TOPIC_ID, ViewDefinition, Watermark,
+};
 use mainstem_formats::JsonDecoder;
-use mainstem_sql::{SqlError, arrow_schema};
+use mainstem_sql::{Graph, SqlError, arrow_schema, at_time};
 
-use super::closed::{closed_only, ties_decided};
-use super::context::{ContextOptions, as_declared, empty_context, plan_text, register, view_over, visible_columns};
+use super::closed::{Windows, ties_decided, windows_only};
+use super::context::{ContextOptions, as_declared, empty_context, plan_text, register, visible_columns};
 use super::errors::{engine_error, log_error, query_error};
-use super::event_time::EventTime;
+use super::event_time::{EventTime, entries_until};
 use super::source::{Positions, SourceTable};
 use crate::delta::canonical_floats;
 use crate::engine::Engine;
-use crate::input_log::{Cut, InputLog};
+use crate::input_log::{Cut, InputLog, LogRecord};
+use crate::ticks::Tick;
 
 /// Bytes of records that are read at once.
 const SLICE_BYTES: usize = 4 << 20;
@@ -109,7 +114,9 @@ impl Oracle {
                 RelationKind::Table(_) => self.table_of(&relation),
                 RelationKind::View(view) => {
                     let context = self.context_of(&self.below(&relation, late).await?);
-                    view_over(&context, &relation, &view.query).await
+                    let plan = at_time(plan_text(&context, &view.query).await?, self.now_us()?);
+                    let plan = plan.and_then(|plan| as_declared(plan, &relation)).map_err(query_error)?;
+                    Ok(Arc::new(ViewTable::new(plan, Some(view.query.clone()))) as Arc<dyn TableProvider>)
                 }
                 RelationKind::MaterializedView(view) => self.view_of(&relation, view).await,
             }
@@ -135,12 +142,58 @@ impl Oracle {
     async fn view_of(&self, relation: &Relation, view: &ViewDefinition) -> Result<Arc<dyn TableProvider>, SqlError> {
         let late = if view.emit_on_window_close { DropLate::Yes } else { DropLate::No };
         let context = self.context_of(&self.below(relation, late).await?);
-        let mut plan = plan_text(&context, &view.query).await?;
+        let mut plan = at_time(plan_text(&context, &view.query).await?, self.now_us()?).map_err(query_error)?;
         if view.emit_on_window_close {
-            plan = closed_only(plan, self.watermark_of(relation)?).map_err(query_error)?;
+            let watermark_us = self.watermark_of(relation)?;
+            plan = windows_only(plan, Windows::Closed, watermark_us).map_err(query_error)?;
+            if let Some(earlier) = self.early(view)? {
+                let context = earlier.context_of(&earlier.below(relation, late).await?);
+                let open = plan_text(&context, &view.query).await?;
+                let open = windows_only(open, Windows::Open, watermark_us).map_err(query_error)?;
+                let both = LogicalPlanBuilder::from(plan).union(open).and_then(LogicalPlanBuilder::build);
+                plan = both.map_err(query_error)?;
+            }
         }
         let plan = ties_decided(plan).and_then(|plan| as_declared(plan, relation)).map_err(query_error)?;
-        Ok(Arc::new(datafusion::datasource::ViewTable::new(plan, Some(view.query.clone()))))
+        Ok(Arc::new(ViewTable::new(plan, Some(view.query.clone()))))
+    }
+
+    /// The newest tick as of the cut.
+    fn now_us(&self) -> Result<Option<i64>, SqlError> {
+        Ok(self.ticks()?.last().map(|(_, now_us)| *now_us))
+    }
+
+    /// All ticks as of the cut, with their offsets.
+    fn ticks(&self) -> Result<Vec<(i64, i64)>, SqlError> {
+        let mut ticks = Vec::new();
+        if self.input.partitions(TICKS_TOPIC_ID).is_empty() {
+            return Ok(ticks);
+        }
+        let until = self.input.position(TICKS_TOPIC_ID, 0, self.at).map_err(|error| log_error(&error))?;
+        let mut from = self.input.start(TICKS_TOPIC_ID, 0);
+        while from < until {
+            let read = self.input.read(TICKS_TOPIC_ID, 0, from, until, SLICE_BYTES);
+            let read = read.map_err(|error| log_error(&error))?;
+            from = read.next_offset;
+            let tick = |record: &LogRecord| Some((record.offset, Tick::of(record)?.now_us));
+            ticks.extend(read.records.iter().filter_map(tick));
+        }
+        Ok(ticks)
+    }
+
+    /// For a view with early results: what there was when they were taken last.
+    fn early(&self, view: &ViewDefinition) -> Result<Option<Oracle>, SqlError> {
+        let Some(graph) = view.graph.as_ref() else { return Ok(None) };
+        let Some(early_us) = Graph::from_json(graph)?.early_us() else { return Ok(None) };
+        let ticks = self.ticks()?;
+        let Some((_, newest)) = ticks.last() else { return Ok(None) };
+        let interval = |now_us: i64| now_us.div_euclid(early_us);
+        let first = ticks.iter().find(|(_, now_us)| interval(*now_us) == interval(*newest)).map(|(offset, _)| *offset);
+        let entries = entries_until(&*self.input, TICKS_TOPIC_ID, 0, first.unwrap_or_default());
+        let entries = entries.map_err(|error| engine_error(&error))?;
+        let at = self.input.next_cut(Cut::ZERO, entries).map_err(|error| log_error(&error))?;
+        let (input, catalog, options) = (self.input.clone(), self.catalog.clone(), self.options.clone());
+        Ok(at.map(|at| Oracle { input, catalog, at, options }))
     }
 
     fn positions(&self, relation: &Relation) -> Result<Positions, SqlError> {
@@ -154,7 +207,8 @@ impl Oracle {
 
     fn event_time(&self, source: &Relation, watermark: &Watermark) -> Result<EventTime, SqlError> {
         let positions = self.positions(source)?;
-        EventTime::of(source, watermark.clone(), &self.input, &positions).map_err(|error| engine_error(&error))
+        EventTime::of(source, watermark.clone(), &self.input, (self.at, &positions))
+            .map_err(|error| engine_error(&error))
     }
 
     /// The smallest watermark of the sources with event time that the view reads itself or through plain views.

@@ -8,13 +8,14 @@ use datafusion::catalog::TableProvider;
 use datafusion::datasource::ViewTable;
 use futures::future::BoxFuture;
 use mainstem_catalog::{Catalog, Dependency, Relation, RelationId, RelationKind, ViewDefinition};
-use mainstem_sql::SqlError;
+use mainstem_sql::{SqlError, at_time};
 
 use super::closed::ties_decided;
 use super::context::{ContextOptions, as_declared, empty_context, plan_text, register, stored_relation, view_over};
-use super::errors::query_error;
+use super::errors::{log_error, query_error};
 use crate::engine::{Engine, Pinned, PinnedRelation};
 use crate::tables::Overlay;
+use crate::ticks::{tick_before, ticks_end};
 
 pub(super) type Overlays = HashMap<RelationId, Arc<Overlay>>;
 
@@ -93,10 +94,17 @@ impl OwnWrites<'_> {
             if view.is_none() {
                 return view_over(&context, relation, query).await;
             }
-            let plan = plan_text(&context, query).await?;
+            let plan = at_time(plan_text(&context, query).await?, self.now_us()?).map_err(query_error)?;
             let plan = ties_decided(plan).and_then(|plan| as_declared(plan, relation)).map_err(query_error)?;
             Ok(Arc::new(ViewTable::new(plan, Some(query.clone()))) as Arc<dyn TableProvider>)
         })
+    }
+
+    /// What views take for the time.
+    fn now_us(&self) -> Result<Option<i64>, SqlError> {
+        let input = self.engine.input();
+        let newest = ticks_end(&**input, self.pinned.cut).and_then(|end| tick_before(&**input, end));
+        Ok(newest.map_err(|error| log_error(&error))?.map(|tick| tick.now_us))
     }
 
     /// The view may hold more than its sources still have.

@@ -1,6 +1,7 @@
 //! Tables and materialized views as DataFusion reads them: one version, with a transaction's own writes over it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -13,6 +14,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 
+use super::lookup::Lookup;
+use super::lookup_exec::LookupExec;
 use crate::collection::KeyKind;
 use crate::tables::Image;
 
@@ -26,13 +29,33 @@ pub(crate) struct RowsTable {
     /// Columns of the image, in the order of `schema`.
     columns: Vec<usize>,
     schema: SchemaRef,
+    /// Columns and name of each index, for people.
+    indexes: Vec<(Vec<usize>, String)>,
+    rows_read: Arc<AtomicU64>,
 }
 
 impl RowsTable {
     /// `columns` of the image's schema are shown.
     pub(crate) fn new(image: Image, columns: Vec<usize>) -> RowsTable {
         let schema = Arc::new(image.schema().project(&columns).expect("columns of the image"));
-        RowsTable { image, columns, schema }
+        RowsTable { image, columns, schema, indexes: Vec::new(), rows_read: Arc::default() }
+    }
+
+    /// What is read is counted there; lookups by these indexes are shown with their names.
+    pub(crate) fn counted(self, rows_read: Arc<AtomicU64>, indexes: Vec<(Vec<usize>, String)>) -> RowsTable {
+        RowsTable { rows_read, indexes, ..self }
+    }
+
+    /// What a lookup reads by.
+    fn name_of(&self, lookup: &Lookup) -> String {
+        let version = &self.image.version;
+        let order = version.orders().nth(lookup.order).map(|order| order.layout().order()).unwrap_or_default();
+        let is_it = |(columns, _): &&(Vec<usize>, String)| lookup.order > 0 && order.starts_with(columns);
+        match (self.indexes.iter().find(is_it), version.key()) {
+            (Some((_, name)), _) => format!("index {name}"),
+            (None, KeyKind::Columns(_)) if lookup.order == 0 => "primary key".to_owned(),
+            (None, _) => "the order of the rows".to_owned(),
+        }
     }
 
     /// The one key that conjuncts `column = constant` leave, if they name all key columns.
@@ -88,8 +111,16 @@ impl TableProvider for RowsTable {
             None => self.columns.clone(),
         };
         let schema = Arc::new(self.image.schema().project(&columns)?);
-        let key = self.key_in(filters);
-        let part = ImageScan { image: self.image.clone(), columns, schema: schema.clone(), key };
+        let has_writes = !self.image.overlay.is_empty();
+        let key = if has_writes { self.key_in(filters) } else { None };
+        if key.is_none()
+            && let Some(lookup) = Lookup::of(&self.image.version, filters)
+        {
+            let (name, image, rows_read) = (self.name_of(&lookup), self.image.clone(), self.rows_read.clone());
+            return Ok(Arc::new(LookupExec::new(image, lookup, (columns, schema), &name, rows_read)));
+        }
+        let (image, rows_read) = (self.image.clone(), self.rows_read.clone());
+        let part = ImageScan { image, columns, schema: schema.clone(), key, rows_read };
         // Filters are inexact, so a limit must not be taken before them.
         let limit = limit.filter(|_| filters.is_empty());
         let scan = StreamingTableExec::try_new(schema, vec![Arc::new(part)], None, [], false, limit)?;
@@ -103,6 +134,7 @@ struct ImageScan {
     columns: Vec<usize>,
     schema: SchemaRef,
     key: Option<Box<[u8]>>,
+    rows_read: Arc<AtomicU64>,
 }
 
 impl PartitionStream for ImageScan {
@@ -121,9 +153,10 @@ impl PartitionStream for ImageScan {
         };
         // The same columns under the schema that was announced.
         let batches = batches.map({
-            let schema = schema.clone();
+            let (schema, rows_read) = (schema.clone(), self.rows_read.clone());
             move |batch| {
                 let rows = batch.num_rows();
+                rows_read.fetch_add(rows as u64, Ordering::Relaxed);
                 Ok(crate::delta::batch_of(&schema, batch.columns().to_vec(), rows)?)
             }
         });

@@ -13,7 +13,7 @@ use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use mainstem_catalog::Relation;
+use mainstem_catalog::{Relation, Watermark};
 use mainstem_sql::arrow_schema;
 use uuid::Uuid;
 
@@ -166,9 +166,11 @@ impl Slices {
             assert!(read.next_offset > *from, "a read goes on");
             *from = read.next_offset;
             let partition = *partition;
-            let mut rows = self.reader.decode(partition, &read.records).rows;
+            let decoded = self.reader.decode(partition, &read.records);
+            let mut rows = decoded.rows;
             if let Some(event_time) = &self.drop_late {
-                rows = in_time(&rows, event_time, partition, &mut self.watermark_us);
+                let offsets = decoded.accepted.iter().map(|place| read.records[*place as usize].offset);
+                rows = in_time(&rows, offsets, (event_time, partition), &mut self.watermark_us);
             }
             if rows.num_rows() > 0 {
                 return Some(rows.project(&self.columns).map(|rows| canonical_floats(&rows)).map_err(Into::into));
@@ -177,15 +179,20 @@ impl Slices {
     }
 }
 
-/// The rows that are not below the watermark that their partition had before them.
-fn in_time(rows: &RecordBatch, event_time: &EventTime, partition: i32, watermark_us: &mut Option<i64>) -> RecordBatch {
-    let times = rows.column(event_time.watermark.column).as_primitive::<TimestampMicrosecondType>();
-    let floor_us = event_time.floors_us.get(&partition).copied().flatten();
-    let is_in_time = |time: Option<i64>| {
-        let before_us = floor_us.max(*watermark_us);
-        *watermark_us = (*watermark_us).max(time.map(|time| time.saturating_sub(event_time.watermark.delay_us)));
-        time.zip(before_us).is_none_or(|(time, before_us)| time >= before_us)
+/// The rows that are not below the watermark that their partition had before them, by more than the lateness allowed.
+fn in_time(
+    rows: &RecordBatch,
+    offsets: impl Iterator<Item = i64>,
+    (event_time, partition): (&EventTime, i32),
+    watermark_us: &mut Option<i64>,
+) -> RecordBatch {
+    let Watermark { column, delay_us, lateness_us, .. } = event_time.watermark;
+    let times = rows.column(column).as_primitive::<TimestampMicrosecondType>();
+    let is_in_time = |(time, offset): (Option<i64>, i64)| {
+        let before_us = event_time.floor_us(partition, offset).max(*watermark_us);
+        *watermark_us = (*watermark_us).max(time.map(|time| time.saturating_sub(delay_us)));
+        time.zip(before_us).is_none_or(|(time, before_us)| time >= before_us.saturating_sub(lateness_us))
     };
-    let kept: Vec<bool> = times.iter().map(is_in_time).collect();
+    let kept: Vec<bool> = times.iter().zip(offsets).map(is_in_time).collect();
     filter_record_batch(rows, &BooleanArray::from(kept)).expect("a mask as long as the batch")
 }

@@ -294,7 +294,7 @@ impl Chunk {
     }
 
     /// From the first entry at or after the bytes.
-    fn seek(self: &Arc<Chunk>, key: &[u8]) -> Cursor {
+    pub(super) fn seek(self: &Arc<Chunk>, key: &[u8]) -> Cursor {
         let after = self.parts().partition_point(|part| &*part.first <= key);
         let part = after.saturating_sub(1);
         let block = self.block(part);

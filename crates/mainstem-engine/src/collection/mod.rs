@@ -14,6 +14,7 @@
 
 mod block;
 mod chunk;
+mod orders;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ use chunk::{Chunk, Entry, Home};
 
 pub(crate) use block::Block;
 pub(crate) use chunk::ChunkState;
+pub(crate) use orders::successor;
 pub use scan::{Deltas, Scan};
 
 /// What identifies a row.
@@ -60,10 +62,15 @@ pub struct Layout {
 
 impl Layout {
     fn new(schema: SchemaRef, key: KeyKind) -> Result<Layout, EngineError> {
-        let first: &[usize] = match &key {
-            KeyKind::WholeRow => &[],
-            KeyKind::Columns(columns) => columns,
+        let first = match &key {
+            KeyKind::WholeRow => Vec::new(),
+            KeyKind::Columns(columns) => columns.clone(),
         };
+        Layout::ordered(schema, key, &first)
+    }
+
+    /// Rows sorted by these columns first.
+    fn ordered(schema: SchemaRef, key: KeyKind, first: &[usize]) -> Result<Layout, EngineError> {
         let mut order = first.to_vec();
         order.extend((0..schema.fields().len()).filter(|column| !first.contains(column)));
         let mut place = vec![0; order.len()];
@@ -117,6 +124,8 @@ pub struct Collection {
     cut: Cut,
     chunks: Vec<Arc<Chunk>>,
     len: u64,
+    /// The same rows in other orders, see `orders`.
+    orders: Vec<Collection>,
     current: Arc<Version>,
     /// Where chunks go; none: they stay in memory.
     space: Option<Space>,
@@ -138,6 +147,7 @@ pub struct Version {
     layout: Arc<Layout>,
     chunks: Vec<Arc<Chunk>>,
     len: u64,
+    orders: Vec<Arc<Version>>,
 }
 
 impl Collection {
@@ -152,10 +162,14 @@ impl Collection {
 
     /// An empty one, or the name of the type that has no order.
     pub fn try_new(schema: SchemaRef, key: KeyKind) -> Result<Collection, EngineError> {
-        let layout = Arc::new(Layout::new(schema, key)?);
-        let current = Version { cut: Cut::ZERO, layout: layout.clone(), chunks: Vec::new(), len: 0 };
-        let (chunks, current) = (Vec::new(), Arc::new(current));
-        Ok(Collection { layout, cut: Cut::ZERO, chunks, len: 0, current, space: None, next_chunk: 1 })
+        Ok(Collection::with_layout(Layout::new(schema, key)?))
+    }
+
+    fn with_layout(layout: Layout) -> Collection {
+        let (layout, cut, len) = (Arc::new(layout), Cut::ZERO, 0);
+        let current = Version { cut, layout: layout.clone(), chunks: Vec::new(), len, orders: Vec::new() };
+        let (chunks, orders, current) = (Vec::new(), Vec::new(), Arc::new(current));
+        Collection { layout, cut, chunks, len, orders, current, space: None, next_chunk: 1 }
     }
 
     /// An empty one keeps its chunks in the space of an owner from now on; with what a checkpoint had of it (as of `cut`),
@@ -215,6 +229,7 @@ impl Collection {
         if self.space.as_ref().is_some_and(|space| self.held_bytes() > space.content_limits().1) {
             self.flush();
         }
+        self.orders.iter_mut().for_each(|order| order.apply(cut, delta));
         self.renew();
     }
 
@@ -239,6 +254,7 @@ impl Collection {
             layout: self.layout.clone(),
             chunks: self.chunks.clone(),
             len: self.len,
+            orders: self.orders.iter().map(Collection::version).collect(),
         });
     }
 
@@ -316,7 +332,8 @@ impl Version {
     /// Memory that the entries take.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.chunks.iter().map(|chunk| chunk.bytes()).sum()
+        let own: u64 = self.chunks.iter().map(|chunk| chunk.bytes()).sum();
+        own + self.orders.iter().map(|order| order.bytes()).sum::<u64>()
     }
 
     /// The rows in the order of their bytes (key columns first), each as often as it is there, in batches of at most

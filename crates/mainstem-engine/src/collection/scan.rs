@@ -14,6 +14,13 @@ use crate::delta::Delta;
 struct Merge {
     /// Cursors that have entries left, each with the sign of its weights.
     cursors: Vec<(Cursor, i64)>,
+    /// Entries from here on are not wanted.
+    before: Option<Box<[u8]>>,
+}
+
+/// Whether the cursor stands at an entry that is wanted.
+fn has_more(cursor: &Cursor, before: Option<&[u8]>) -> bool {
+    cursor.entry().is_some_and(|(row, _)| before.is_none_or(|before| row < before))
 }
 
 /// An entry of a merge: a row and its weight.
@@ -24,8 +31,17 @@ struct Merged {
 
 impl Merge {
     fn new(chunks: Vec<(Arc<Chunk>, i64)>) -> Merge {
-        let cursors = chunks.into_iter().map(|(chunk, sign)| (Cursor::new(chunk), sign));
-        Merge { cursors: cursors.filter(|(cursor, _)| cursor.entry().is_some()).collect() }
+        Merge::of(chunks.into_iter().map(|(chunk, sign)| (Cursor::new(chunk), sign)), None)
+    }
+
+    /// Only entries from the first bytes on, and before the second ones; none: to the end.
+    fn within(chunks: &[Arc<Chunk>], from: &[u8], before: Option<&[u8]>) -> Merge {
+        Merge::of(chunks.iter().map(|chunk| (chunk.seek(from), 1)), before.map(Into::into))
+    }
+
+    fn of(cursors: impl Iterator<Item = (Cursor, i64)>, before: Option<Box<[u8]>>) -> Merge {
+        let cursors = cursors.filter(|(cursor, _)| has_more(cursor, before.as_deref())).collect();
+        Merge { cursors, before }
     }
 }
 
@@ -40,6 +56,7 @@ impl Iterator for Merge {
             let least = self.cursors.iter().min_by(|a, b| row(a).cmp(&row(b)));
             let entry = least?.0.take()?;
             let mut weight = 0;
+            let before = self.before.as_deref();
             self.cursors.retain_mut(|(cursor, sign)| {
                 if let Some((row, own)) = cursor.entry()
                     && row == entry.row()
@@ -47,7 +64,7 @@ impl Iterator for Merge {
                     weight += *sign * own;
                     cursor.advance();
                 }
-                cursor.entry().is_some()
+                has_more(cursor, before)
             });
             if weight != 0 {
                 return Some(Merged { entry, weight });
@@ -75,6 +92,20 @@ impl Scan {
         projection: Option<&[usize]>,
         batch_rows: usize,
     ) -> Scan {
+        Scan::of_merge(layout, Merge::new(chunks), projection, batch_rows)
+    }
+
+    /// Rows whose bytes are in a range.
+    pub(super) fn within(
+        layout: Arc<Layout>,
+        (chunks, from, before): (&[Arc<Chunk>], &[u8], Option<&[u8]>),
+        projection: Option<&[usize]>,
+        batch_rows: usize,
+    ) -> Scan {
+        Scan::of_merge(layout, Merge::within(chunks, from, before), projection, batch_rows)
+    }
+
+    fn of_merge(layout: Arc<Layout>, merge: Merge, projection: Option<&[usize]>, batch_rows: usize) -> Scan {
         assert!(batch_rows > 0, "a batch has rows");
         let schema = match projection {
             None => layout.schema.clone(),
@@ -83,7 +114,7 @@ impl Scan {
             }
         };
         let projection = projection.map(<[usize]>::to_vec);
-        Scan { layout, merge: Merge::new(chunks), projection, schema, batch_rows, rest: None }
+        Scan { layout, merge, projection, schema, batch_rows, rest: None }
     }
 
     /// The schema of the batches.

@@ -17,6 +17,7 @@ use super::join::{Join, JoinParts};
 use super::over::{Over, OverParts};
 use super::sharded::{Routing, Sharded, Shards};
 use super::stateless::{Constant, DropLate, Filter, Project, Union, Unnest};
+use super::temporal::{Temporal, TemporalParts, time_schema};
 use super::top_n::TopN;
 use super::units::Saved;
 use super::{Context, Operate};
@@ -24,6 +25,7 @@ use crate::delta::Delta;
 use crate::error::EngineError;
 use crate::scalar::{CompiledScalar, Compiler, RowErrors};
 use crate::state::{Layers, Space};
+use crate::watermark::Times;
 
 /// The trailing boolean column of inputs with a watermark: whether the row is late in its own partition.
 pub const LATE_COLUMN: &str = "__late";
@@ -188,15 +190,20 @@ impl Circuit {
             let outlet = Outlet { place, users: &node.users, drops_retractions: node.drops_retractions };
             outlet.route(projected, after, &mut self.tally);
         }
-        run(&mut self.nodes, 0, &mut self.tally, None, false);
+        run(&mut self.nodes, 0, &mut self.tally, Times::default(), false);
     }
 
-    /// End of a version: what it changed. `watermark` is the graph's, in microseconds: the least of those of its inputs that
-    /// have one; it never goes back.
-    pub fn finish_version(&mut self, watermark: Option<i64>) -> VersionOutput {
-        run(&mut self.nodes, 0, &mut self.tally, watermark, true);
-        if let Some(watermark) = watermark {
-            self.retire(watermark);
+    /// [`Circuit::finish_version_at`] where no lateness is allowed and no clock is needed.
+    pub fn finish_version(&mut self, watermark_us: Option<i64>) -> VersionOutput {
+        self.finish_version_at(Times::of_watermark(watermark_us))
+    }
+
+    /// End of a version: what it changed. The times are the least of those of the graph's inputs that have event time; none
+    /// of them goes back.
+    pub fn finish_version_at(&mut self, times: Times) -> VersionOutput {
+        run(&mut self.nodes, 0, &mut self.tally, times, true);
+        if let Some(horizon_us) = times.horizon_us {
+            self.retire(horizon_us);
         }
         let tally = &mut self.tally;
         let mut output = Delta::consolidate(&self.nodes[tally.output].schema, &tally.given);
@@ -323,11 +330,11 @@ impl Circuit {
 }
 
 impl Circuit {
-    fn retire(&mut self, watermark: i64) {
+    fn retire(&mut self, horizon_us: i64) {
         for node in &mut self.nodes {
             let Some(operator) = &mut node.operator else { continue };
-            operator.retire(watermark);
-            let retired = node.space.as_ref().map_or(Ok(()), |space| operator.retire_stored(watermark, space));
+            operator.retire(horizon_us);
+            let retired = node.space.as_ref().map_or(Ok(()), |space| operator.retire_stored(horizon_us, space));
             if let Err(error) = retired {
                 self.tally.failure.get_or_insert(error);
             }
@@ -380,7 +387,7 @@ impl Outlet<'_> {
 /// Runs every node on what waits for it, inputs before users; at the end of a version lets each finish as well. `first` is the
 /// place of the first of these nodes, which are all up to the last. Where an operator gives much, what is after it runs in
 /// between, so that not all of it has to be held.
-fn run(nodes: &mut [Wired], first: usize, tally: &mut Tally, watermark: Option<i64>, is_end: bool) {
+fn run(nodes: &mut [Wired], first: usize, tally: &mut Tally, times: Times, is_end: bool) {
     for index in 0..nodes.len() {
         let (node, after) = nodes[index..].split_first_mut().expect("the index of a node");
         let place = first + index;
@@ -393,7 +400,7 @@ fn run(nodes: &mut [Wired], first: usize, tally: &mut Tally, watermark: Option<i
             errors: &mut errors,
             touched,
             late: &mut late,
-            watermark,
+            times,
             space: space.as_ref(),
             failure: &mut failure,
         };
@@ -403,7 +410,7 @@ fn run(nodes: &mut [Wired], first: usize, tally: &mut Tally, watermark: Option<i
             operator.apply_in_parts(port, &delta, &mut context, &mut |piece| {
                 outlet.route(piece, after, tally);
                 if tally.waiting > WAITING_ROWS_MAX {
-                    run(after, place + 1, tally, watermark, false);
+                    run(after, place + 1, tally, times, false);
                 }
             });
         }
@@ -522,7 +529,18 @@ impl Builder<'_> {
                 Box::new(Over::new(input, schema, parts)?)
             }
             Operator::DropLate {} => Box::new(DropLate { schema: schema.clone() }),
-            Operator::EmitOnClose { window_end } => Box::new(EmitOnClose::new(schema, *window_end)?),
+            Operator::EmitOnClose { window_end, early_us } => {
+                Box::new(EmitOnClose::new(schema, *window_end, *early_us)?)
+            }
+            Operator::Temporal { value, comparison, bound, is_steady } => {
+                let parts = TemporalParts {
+                    value: self.compiler.compile(value, self.input(node, 0))?,
+                    comparison: *comparison,
+                    bound: self.compiler.compile(bound, &time_schema())?,
+                    is_steady: *is_steady,
+                };
+                Box::new(Temporal::new(schema, parts)?)
+            }
         })
     }
 
@@ -570,7 +588,7 @@ impl Builder<'_> {
     fn window_ends(&self) -> BTreeMap<OperatorId, usize> {
         let mut found = BTreeMap::new();
         for node in &self.graph.nodes {
-            let Operator::EmitOnClose { window_end } = node.operator else { continue };
+            let Operator::EmitOnClose { window_end, .. } = node.operator else { continue };
             let (mut column, mut below) = (window_end, self.graph.node(node.inputs[0]));
             loop {
                 let readers = self.graph.nodes.iter().filter(|reader| reader.inputs.contains(&below.id)).count();

@@ -1,9 +1,15 @@
-//! Holds rows until the watermark has reached the end of their window, then gives them, for good.
+//! Holds rows until the watermark has reached the end of their window, then gives them.
+//! Where lateness is allowed, rows of a window that is closed still change what was given, until the horizon has reached its
+//! end.
 //!
-//! State: i64 watermark of the last version (i64::MIN: none yet) as the entry of tag 0, and held rows as entries of tag 1:
-//! i64 window end, row bytes, i64 count. In the space: 0 -> i64 watermark; 1, window end, row bytes -> i64 count. A change to a window that is closed cannot come, because late rows were taken out
-//! before; should one come nevertheless it is left out and counted as late. A row without window end never closes, and is
-//! left out as well.
+//! With early results, what is held is also given when the clock enters another interval of their length, and held no more:
+//! what is held is always what was not given yet.
+//!
+//! State: i64 watermark of the last version (i64::MIN: none yet) as the entry of tag 0, the horizon as that of tag 2 where it
+//! is another, the interval of the last early results as that of tag 3, and held rows as entries of tag 1: i64 window end, row
+//! bytes, i64 count. In the space: 0 -> i64 watermark; 2 -> i64 horizon; 3 -> i64 interval; 1, window end, row bytes -> i64
+//! count. A change to a window behind the horizon cannot come, because late rows were taken out before; should one come
+//! nevertheless it is left out and counted as late. A row without window end never closes, and is left out as well.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,6 +28,8 @@ const KIND: u8 = 4;
 /// What entries of the space begin with.
 const CLOSED: u8 = 0;
 const HELD: u8 = 1;
+const HORIZON: u8 = 2;
+const INTERVAL: u8 = 3;
 
 #[derive(Debug)]
 pub(super) struct EmitOnClose {
@@ -30,6 +38,10 @@ pub(super) struct EmitOnClose {
     window_end: usize,
     held: BTreeMap<i64, Window>,
     closed: i64,
+    horizon: i64,
+    early_us: Option<i64>,
+    /// Which interval of that length the clock was in.
+    interval: Option<i64>,
     rows: u64,
     key_bytes: u64,
     residence: Residence,
@@ -45,22 +57,47 @@ struct Window {
 }
 
 impl EmitOnClose {
-    pub(super) fn new(schema: &SchemaRef, window_end: usize) -> Result<EmitOnClose, EngineError> {
+    pub(super) fn new(
+        schema: &SchemaRef,
+        window_end: usize,
+        early_us: Option<i64>,
+    ) -> Result<EmitOnClose, EngineError> {
         let keys = RowKeys::new(schema).map_err(|error| EngineError::Graph(error.to_string()))?;
         if !matches!(schema.field(window_end).data_type(), DataType::Timestamp(..)) {
             return Err(EngineError::Graph("the end of a window is not a timestamp".to_owned()));
         }
+        let (schema, closed) = (schema.clone(), i64::MIN);
         Ok(EmitOnClose {
-            schema: schema.clone(),
+            schema,
             keys,
             window_end,
             held: BTreeMap::new(),
-            closed: i64::MIN,
+            closed,
+            horizon: closed,
+            early_us,
+            interval: None,
             rows: 0,
             key_bytes: 0,
             residence: Residence::default(),
             stored_from: i64::MAX,
         })
+    }
+
+    /// Whether it is time for early results.
+    fn enters_interval(&mut self, context: &Context<'_>) -> bool {
+        let interval = self.early_us.zip(context.times.now_us).map(|(early_us, now_us)| now_us.div_euclid(early_us));
+        let Some(interval) = interval.filter(|_| interval > self.interval) else { return false };
+        self.interval = Some(interval);
+        note(INTERVAL, interval, context);
+        true
+    }
+
+    fn move_horizon(&mut self, context: &Context<'_>) {
+        let Some(horizon) = context.times.horizon_us.filter(|horizon| *horizon > self.horizon) else { return };
+        self.horizon = horizon;
+        if context.times.watermark_us != Some(horizon) {
+            note(HORIZON, horizon, context);
+        }
     }
 
     /// Adds to the weight of a row. Gives its weight then.
@@ -106,24 +143,26 @@ impl EmitOnClose {
         }
     }
 
-    /// Takes the rows of windows that end at or before the watermark out of memory and out of the space.
-    fn close(&mut self, watermark: i64, context: &mut Context<'_>) -> Vec<(Box<[u8]>, i64)> {
-        let mut closing = self.held.split_off(&watermark.saturating_add(1));
-        std::mem::swap(&mut closing, &mut self.held);
+    /// Takes the rows of windows that end at or before this out of memory and out of the space.
+    fn take(&mut self, until: i64, context: &mut Context<'_>) -> Vec<(Box<[u8]>, i64)> {
+        let later = until.checked_add(1).map(|next| self.held.split_off(&next)).unwrap_or_default();
+        let closing = std::mem::replace(&mut self.held, later);
         closing.values().for_each(|window| self.forget(window));
         let Some(space) = context.space else {
             return closing.into_values().flat_map(|window| window.rows).collect();
         };
-        space.put(&[CLOSED], &watermark.to_le_bytes());
-        if watermark < self.stored_from {
+        if until < self.stored_from {
             return Vec::new();
         }
         let (mut rows, mut failed) = (Vec::new(), Ok(()));
         self.stored_from = i64::MAX;
         let scanned = space.scan_from(&[HELD], &mut |entry, value| {
+            if entry.first() != Some(&HELD) {
+                return false;
+            }
             let (end, count) = (entry.get(1..).and_then(from_ordered_i64), count_of(value));
             match (end, count) {
-                (Some(end), _) if end > watermark => {
+                (Some(end), _) if end > until => {
                     self.stored_from = end;
                     false
                 }
@@ -150,14 +189,26 @@ fn entry(end: i64, key: &[u8]) -> Vec<u8> {
     [&[HELD][..], ordered_i64(end).as_slice(), key].concat()
 }
 
+fn note(tag: u8, value: i64, context: &Context<'_>) {
+    if let Some(space) = context.space {
+        space.put(&[tag], &value.to_le_bytes());
+    }
+}
+
 impl Operate for EmitOnClose {
     fn apply(&mut self, _port: usize, delta: &Delta, context: &mut Context<'_>) -> Vec<Delta> {
         let ends = microseconds(delta.rows.column(self.window_end));
         let keys = self.keys.encode(delta.rows.columns(), delta.len());
-        let is_late = |row: usize| ends.is_null(row) || ends.value(row) <= self.closed;
-        let rows: Vec<usize> = (0..delta.len()).filter(|row| !is_late(*row)).collect();
-        let late = (0..delta.len()).filter(|row| is_late(*row));
-        *context.late += late.map(|row| delta.weights[row].unsigned_abs()).sum::<u64>();
+        let (mut revised, mut rows) = (Vec::new(), Vec::new());
+        for row in 0..delta.len() {
+            if ends.is_null(row) || ends.value(row) <= self.horizon {
+                *context.late += delta.weights[row].unsigned_abs();
+            } else if ends.value(row) <= self.closed {
+                revised.push(row as u32);
+            } else {
+                rows.push(row);
+            }
+        }
         let places: Vec<(i64, &[u8])> = rows.iter().map(|row| (ends.value(*row), keys.get(*row))).collect();
         self.load(&places, context);
         let mut changed: HashMap<(i64, &[u8]), i64> = HashMap::new();
@@ -172,15 +223,25 @@ impl Operate for EmitOnClose {
             }
         }
         *context.touched += delta.len() as u64;
-        Vec::new()
+        if revised.is_empty() { Vec::new() } else { vec![delta.take(&revised).with_schema(&self.schema)] }
     }
 
     fn finish(&mut self, context: &mut Context<'_>) -> Vec<Delta> {
         self.residence.tick();
-        let Some(watermark) = context.watermark.filter(|watermark| *watermark > self.closed) else { return Vec::new() };
-        self.closed = watermark;
-        let closed = self.close(watermark, context);
-        let rows: Vec<(&[u8], i64)> = closed.iter().map(|(key, weight)| (&**key, *weight)).collect();
+        self.move_horizon(context);
+        let is_early = self.enters_interval(context);
+        let watermark = context.times.watermark_us.filter(|watermark| *watermark > self.closed);
+        if let Some(watermark) = watermark {
+            self.closed = watermark;
+            note(CLOSED, watermark, context);
+        }
+        let until = match (is_early, watermark) {
+            (false, None) => return Vec::new(),
+            (false, Some(watermark)) => watermark,
+            (true, _) => i64::MAX,
+        };
+        let given = self.take(until, context);
+        let rows: Vec<(&[u8], i64)> = given.iter().map(|(key, weight)| (&**key, *weight)).collect();
         *context.touched += rows.len() as u64;
         vec![keyed_delta(&self.keys, &rows, &self.schema)]
     }
@@ -196,6 +257,13 @@ impl Operate for EmitOnClose {
         }
         if let Some(closed) = space.get(&[CLOSED])? {
             self.closed = count_of(&closed)?;
+            self.horizon = self.closed;
+        }
+        if let Some(horizon) = space.get(&[HORIZON])? {
+            self.horizon = count_of(&horizon)?;
+        }
+        if let Some(interval) = space.get(&[INTERVAL])? {
+            self.interval = Some(count_of(&interval)?);
         }
         Ok(())
     }
@@ -228,6 +296,16 @@ impl Operate for EmitOnClose {
         writer.u8(0);
         writer.i64(self.closed);
         writer.end_entry();
+        if self.horizon != self.closed {
+            writer.u8(2);
+            writer.i64(self.horizon);
+            writer.end_entry();
+        }
+        if let Some(interval) = self.interval {
+            writer.u8(3);
+            writer.i64(interval);
+            writer.end_entry();
+        }
         for (end, window) in &self.held {
             for (key, weight) in &window.rows {
                 writer.u8(1);
@@ -244,7 +322,12 @@ impl Operate for EmitOnClose {
         let mut reader = StateReader::new(KIND, section)?;
         while !reader.is_done() {
             match reader.u8()? {
-                0 => self.closed = reader.i64()?,
+                0 => {
+                    self.closed = reader.i64()?;
+                    self.horizon = self.closed;
+                }
+                2 => self.horizon = reader.i64()?,
+                3 => self.interval = Some(reader.i64()?),
                 1 => {
                     let end = reader.i64()?;
                     let key = reader.bytes()?;

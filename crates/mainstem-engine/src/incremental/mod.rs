@@ -24,6 +24,7 @@ mod over;
 mod pool;
 mod sharded;
 mod stateless;
+mod temporal;
 mod top_n;
 mod units;
 
@@ -33,6 +34,7 @@ use crate::delta::Delta;
 use crate::error::EngineError;
 use crate::scalar::RowErrors;
 use crate::state::Space;
+use crate::watermark::Times;
 
 pub(crate) use pool::pool;
 
@@ -81,8 +83,8 @@ struct Context<'a> {
     touched: &'a mut u64,
     /// Late rows taken out, by weight.
     late: &'a mut u64,
-    /// The graph's watermark as of the version; only while it is being finished.
-    watermark: Option<i64>,
+    /// The graph's as of the version; only while it is being finished.
+    times: Times,
     /// Where the operator keeps its state; none: in memory alone.
     space: Option<&'a Space>,
     /// Why state could not be read: what the operator gives from now on is worth nothing.
@@ -114,8 +116,9 @@ trait Operate: Debug + Send {
         Vec::new()
     }
 
-    /// Forgets, without output, what belongs to windows that have ended at or before the watermark.
-    fn retire(&mut self, _watermark: i64) {}
+    /// Forgets, without output, what belongs to windows that have ended at or before the horizon: no row of theirs comes any
+    /// more.
+    fn retire(&mut self, _horizon_us: i64) {}
 
     /// Removes from the space what belongs to windows that have ended at or before the watermark.
     fn retire_stored(&mut self, _watermark: i64, _space: &Space) -> Result<(), EngineError> {

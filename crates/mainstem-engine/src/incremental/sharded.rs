@@ -19,6 +19,7 @@ use crate::delta::{Delta, RowKeys};
 use crate::error::EngineError;
 use crate::scalar::{CompiledScalar, RowErrors, evaluate_all};
 use crate::state::Space;
+use crate::watermark::Times;
 
 /// How operators are divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,12 +70,12 @@ struct Done {
 }
 
 impl Done {
-    fn context<'a>(&'a mut self, watermark: Option<i64>, space: Option<&'a Space>) -> Context<'a> {
+    fn context<'a>(&'a mut self, times: Times, space: Option<&'a Space>) -> Context<'a> {
         Context {
             errors: &mut self.errors,
             touched: &mut self.touched,
             late: &mut self.late,
-            watermark,
+            times,
             space,
             failure: &mut self.failure,
         }
@@ -166,11 +167,11 @@ impl Operate for Sharded {
             }
             return;
         }
-        let (watermark, space) = (context.watermark, context.space.cloned());
+        let (times, space) = (context.times, context.space.cloned());
         let work = move |(mut shard, part): (Box<dyn Operate>, Delta), give: &mut dyn FnMut(Delta)| {
             let mut done = Done::default();
             if !part.is_empty() {
-                shard.apply_in_parts(port, &part, &mut done.context(watermark, space.as_ref()), give);
+                shard.apply_in_parts(port, &part, &mut done.context(times, space.as_ref()), give);
             }
             (shard, done)
         };
@@ -182,10 +183,10 @@ impl Operate for Sharded {
         if std::mem::take(&mut self.rows) < self.parallel_rows {
             return self.shards.iter_mut().flat_map(|shard| shard.finish(context)).collect();
         }
-        let (watermark, space) = (context.watermark, context.space.cloned());
+        let (times, space) = (context.times, context.space.cloned());
         let work = move |mut shard: Box<dyn Operate>| {
             let mut done = Done::default();
-            let given = shard.finish(&mut done.context(watermark, space.as_ref()));
+            let given = shard.finish(&mut done.context(times, space.as_ref()));
             (given, (shard, done))
         };
         let (given, done): (Vec<_>, Vec<_>) = pool().map(std::mem::take(&mut self.shards), work).into_iter().unzip();
@@ -193,8 +194,8 @@ impl Operate for Sharded {
         given.into_iter().flatten().collect()
     }
 
-    fn retire(&mut self, watermark: i64) {
-        self.shards.iter_mut().for_each(|shard| shard.retire(watermark));
+    fn retire(&mut self, horizon_us: i64) {
+        self.shards.iter_mut().for_each(|shard| shard.retire(horizon_us));
     }
 
     fn retire_stored(&mut self, watermark: i64, space: &Space) -> Result<(), EngineError> {

@@ -4,7 +4,8 @@
 //! it comes there if it reads tables, else where it stands, and stops only to hand over what its views have written since the
 //! last one; a thread applies all parts to the store at once. So each lane restarts at a cut of its own. What the store could
 //! not take is handed over again with the next. Holds follow the newest durable checkpoint. While lanes are merged no
-//! checkpoint is begun, and while parts are gathered no lanes are merged.
+//! checkpoint is begun, and while parts are gathered no lanes are merged. A checkpoint is
+//! written when sinks have written what changed up to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -76,6 +77,8 @@ struct Gathering {
 #[derive(Debug)]
 struct InFlight {
     held: Held,
+    /// The tables and views in it.
+    relations: BTreeSet<RelationId>,
     receipts: Vec<Receipt>,
     replies: Vec<Reply>,
 }
@@ -182,6 +185,7 @@ impl Coordinator {
         let versions = self.shared.versions.load(Ordering::Relaxed);
         checkpoints.stands = Some(Stands { front: self.cut, versions, cut: self.cut });
         let replies = std::mem::take(&mut checkpoints.waiting);
+        self.shared.publish(|all| all.checkpoint_begins());
         let kept = |(id, table): (&RelationId, &Collection)| Some((*id, table.keep(None)?));
         let relations: BTreeMap<RelationId, Kept> = self.tables.iter().filter_map(kept).collect();
         let layers = self.tables.values().filter_map(Collection::layers);
@@ -192,6 +196,7 @@ impl Coordinator {
             relations,
             lanes: Vec::new(),
             handed: layers.map(|layers| layers.hand_over()).collect(),
+            failed_outputs: BTreeMap::new(),
         };
         let tables = snapshot.inputs.iter().map(|(id, input)| (*id, input.partitions.clone())).collect();
         let missing: BTreeSet<LaneId> = self.lanes.keys().copied().collect();
@@ -240,7 +245,8 @@ impl Coordinator {
         let needed: BTreeSet<LaneId> = ids.collect();
         let checkpoints = &mut self.checkpoints;
         checkpoints.failed.retain(|lane| needed.contains(lane));
-        if !checkpoints.failed.is_empty() {
+        // After damage everything begins anew: there will be another checkpoint.
+        if !checkpoints.failed.is_empty() && !self.shared.state.is_damaged() {
             for reply in std::mem::take(&mut checkpoints.waiting) {
                 let _ = reply.send(Err(EngineError::Stopped));
             }
@@ -253,7 +259,7 @@ impl Coordinator {
         let Some(gathering) = self.checkpoints.gathering.take() else { return };
         let Gathering { snapshot, held, replies, .. } = gathering;
         let receipts = snapshot.handed.iter().map(Handed::receipt).collect();
-        self.checkpoints.in_flight = Some(InFlight { held, receipts, replies });
+        self.checkpoints.in_flight = Some(InFlight { held, relations: BTreeSet::new(), receipts, replies });
         self.checkpointed(Err(EngineError::Stopped));
     }
 
@@ -270,11 +276,13 @@ impl Coordinator {
             stands.cut = cut;
         }
         let receipts = snapshot.handed.iter().map(Handed::receipt).collect();
-        self.checkpoints.in_flight = Some(InFlight { held, receipts, replies });
+        let relations = snapshot.relations.keys().copied().collect();
+        self.checkpoints.in_flight = Some(InFlight { held, relations, receipts, replies });
         let (shared, dead_letters) = (self.shared.clone(), self.dead_letters.clone());
         let body = move || {
             let write = std::panic::AssertUnwindSafe(|| {
                 dead_letters.flush(topic_of_letters(&shared))?;
+                snapshot.failed_outputs = shared.outputs.flush(&|id| snapshot.cut_of(id))?;
                 checkpoint::write(&state, &snapshot).map(|bytes| (cut, bytes))
             });
             let broken = |_| Err(EngineError::Checkpoint(BROKEN.to_owned()));
@@ -294,6 +302,7 @@ impl Coordinator {
         in_flight.receipts.iter().for_each(|receipt| receipt.settle(result.is_ok()));
         match &result {
             Ok((cut, bytes)) => {
+                self.shared.publish(|all| all.checkpoint_is_durable(in_flight.relations));
                 for (id, positions) in &in_flight.held.tables {
                     if let Some(input) = self.inputs.get(id) {
                         input.release_before(positions);

@@ -37,6 +37,8 @@ pub(super) struct Coordinator {
     pub(super) tables: BTreeMap<RelationId, Collection>,
     /// Where the sources that lanes read end at the front.
     pub(super) sources: BTreeMap<RelationId, (uuid::Uuid, Ends)>,
+    /// Where ticks and idle events end there.
+    pub(super) times: (i64, i64),
     pub(super) lanes: BTreeMap<LaneId, LaneHandle>,
     pub(super) next_lane: u64,
     /// Views that wait for one that they read.
@@ -47,7 +49,7 @@ pub(super) struct Coordinator {
     pub(super) pacing: Pacing,
     pub(super) dead_letters: Arc<DeadLetters>,
     pub(super) checkpoints: Checkpoints,
-    /// Lanes, backfills and the checkpoint in flight: none of them outlives the coordinator.
+    /// Lanes, backfills, sinks and the checkpoint in flight: none of them outlives the coordinator.
     pub(super) threads: Vec<JoinHandle<()>>,
 }
 
@@ -114,6 +116,7 @@ pub(crate) fn start(
         inputs: BTreeMap::new(),
         tables: BTreeMap::new(),
         sources: BTreeMap::new(),
+        times: (0, 0),
         lanes: BTreeMap::new(),
         next_lane: 0,
         waiting: BTreeSet::new(),
@@ -171,6 +174,7 @@ impl Coordinator {
     fn end(&mut self) {
         self.lanes.values().for_each(LaneHandle::end);
         self.lanes.clear();
+        self.shared.outputs.end();
         self.shared.stopped();
         for thread in self.threads.drain(..) {
             let _ = thread.join();

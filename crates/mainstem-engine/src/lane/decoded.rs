@@ -1,6 +1,6 @@
 //! What one lane has decoded of a source, for the others that come to the same records.
 //!
-//! Words: a *place* is where a reader of a source stands: its positions and what it knows of event time; two readers at the
+//! Words: a *place* is where a reader of a source stands: its positions, and what it knows of event time and of idle events; two readers at the
 //! same place make the same rows of the same records. A *step* leads from a place to a cut.
 //!
 //! The first lane at a place decodes, others that come meanwhile wait for it, later ones find it done. A step is kept until
@@ -37,7 +37,7 @@ enum Filling {
 
 #[derive(Debug)]
 struct Slot {
-    place: (BTreeMap<i32, PartitionState>, Option<WatermarkTracker>),
+    place: (BTreeMap<i32, PartitionState>, Option<WatermarkTracker>, i64),
     cut: Cut,
     filling: Mutex<Filling>,
     changed: Condvar,
@@ -77,12 +77,12 @@ pub(crate) struct Claimed<'a> {
 
 impl Slot {
     fn new(at: &InputState, cut: Cut) -> Slot {
-        let place = (at.partitions.clone(), at.tracker.clone());
+        let place = (at.partitions.clone(), at.tracker.clone(), at.idle_next);
         Slot { place, cut, filling: Mutex::new(Filling::Decoding), changed: Condvar::new() }
     }
 
     fn is_at(&self, at: &InputState) -> bool {
-        self.place.0 == at.partitions && self.place.1 == at.tracker
+        self.place.0 == at.partitions && self.place.1 == at.tracker && self.place.2 == at.idle_next
     }
 }
 

@@ -28,6 +28,9 @@ const BOUNDARIES_KEPT: usize = 1024;
 /// A lane goes on to a boundary that is this many times as far as it would go by itself.
 const STRETCH: u64 = 4;
 
+/// Stands for the ticks among what a lane reads. No relation has this id.
+pub(crate) const CLOCK: RelationId = RelationId(u32::MAX);
+
 /// Which lane. Never given twice by one engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LaneId(pub(crate) u64);
@@ -38,6 +41,8 @@ pub(crate) struct Content {
     pub(crate) version: Arc<Version>,
     /// The first error that stands in it or in what it reads: its content is not what its definition says.
     pub(crate) error: Option<Arc<str>>,
+    /// The newest timestamp among the records that it is made of.
+    pub(crate) newest_ms: i64,
 }
 
 pub(crate) type Contents = HashMap<RelationId, Content>;
@@ -75,7 +80,7 @@ enum Stop {
 
 #[derive(Debug)]
 struct LaneFrontier {
-    /// Sources and tables.
+    /// Sources and tables, and [`CLOCK`].
     inputs: BTreeSet<RelationId>,
     versions: VecDeque<LaneVersion>,
     /// Steps of the front, oldest first.
@@ -106,6 +111,26 @@ pub(crate) struct Frontiers {
     boundaries: BTreeSet<Cut>,
     /// How many lanes read it.
     readers: HashMap<RelationId, usize>,
+    /// Cuts at which a sink needs what a relation is there: nobody steps over one.
+    held: Vec<(RelationId, Cut)>,
+    /// The last checkpoint that is known to be durable.
+    durable: Begun,
+    /// Those that have begun since, as one: of each it may be found after a crash that it is durable.
+    begun: Option<Begun>,
+}
+
+/// A checkpoint: the front that it began with, and the tables and views that are in it for certain.
+#[derive(Clone, Debug, Default)]
+struct Begun {
+    front: Cut,
+    relations: BTreeSet<RelationId>,
+}
+
+impl Begun {
+    /// Whether who starts from it comes by the relation at this cut.
+    fn leads_to(&self, id: RelationId, cut: Cut) -> bool {
+        cut >= self.front || self.relations.contains(&id)
+    }
 }
 
 impl LaneFrontier {
@@ -150,6 +175,8 @@ impl Frontiers {
     /// Tables are as the checkpoint had them.
     pub(crate) fn begin(&mut self, cut: Cut, tables: Contents) {
         self.front = cut;
+        self.durable = Begun { front: cut, relations: tables.keys().copied().collect() };
+        self.begun = None;
         self.changes = VecDeque::from([Change { after: cut, cut, tables: Arc::new(tables) }]);
     }
 
@@ -267,7 +294,9 @@ impl Frontiers {
             Stop::Order(cut) => Some(*cut),
             Stop::Pin(cut, slot) => (*cut > reach && slot.strong_count() > 0).then_some(*cut),
         };
-        let limit = lane.stops.iter().filter_map(stop).fold(self.front, Cut::min);
+        let held = self.held.iter().filter(|(of, cut)| *cut > reach && self.lane_of.get(of) == Some(&id));
+        let held = held.map(|(_, cut)| *cut);
+        let limit = lane.stops.iter().filter_map(stop).chain(held).fold(self.front, Cut::min);
         // Not by resting, either: what joins it there would be beyond what it was told to do.
         let from = reach.min(limit);
         let limit = (!lane.news.is_empty()).then_some(limit);
@@ -278,7 +307,12 @@ impl Frontiers {
 
     /// Where a lane that would go from `from` to `proposed` goes, with the tables there: where others have stopped, so
     /// that they are found at common cuts and share what they decode, and never inside a change.
-    pub(crate) fn settle(&mut self, from: Cut, proposed: Cut, limit: Cut) -> (Cut, Arc<Contents>) {
+    pub(crate) fn settle(
+        &mut self,
+        from: Cut,
+        (proposed, limit): (Cut, Cut),
+        reads_tables: bool,
+    ) -> (Cut, Arc<Contents>) {
         let mut cut = proposed;
         if let Some(boundary) = self.boundaries.range(Cut(from.0 + 1)..=proposed).next_back() {
             cut = *boundary;
@@ -289,6 +323,10 @@ impl Frontiers {
         }
         if let Some(change) = self.changes.iter().find(|change| change.after < cut && cut < change.cut) {
             cut = if change.after > from { change.after } else { change.cut };
+        }
+        // The lane began behind what is kept: what tables were there nobody knows.
+        if let Some(first) = self.changes.front().filter(|first| reads_tables && cut < first.cut) {
+            cut = first.cut;
         }
         self.boundaries.insert(cut);
         while self.boundaries.len() > BOUNDARIES_KEPT {
@@ -422,8 +460,50 @@ impl Frontiers {
         (!is_inside).then_some(&change.tables)
     }
 
+    /// A checkpoint begins, of all that is readable.
+    pub(crate) fn checkpoint_begins(&mut self) {
+        let tables = self.changes.back().into_iter().flat_map(|change| change.tables.keys().copied());
+        let relations: BTreeSet<RelationId> = self.lane_of.keys().copied().chain(tables).collect();
+        self.begun = Some(match self.begun.take() {
+            None => Begun { front: self.front, relations },
+            // Of the one before it is not known whether it is durable: only what both lead to is sure.
+            Some(before) => Begun { front: self.front, relations: &before.relations & &relations },
+        });
+    }
+
+    /// All that begins anew from now on begins with the checkpoint that began last.
+    pub(crate) fn checkpoint_is_durable(&mut self, relations: BTreeSet<RelationId>) {
+        if let Some(begun) = self.begun.take() {
+            self.durable = Begun { front: begun.front, relations };
+        }
+    }
+
+    /// The checkpoint that everything begins with has these views.
+    pub(crate) fn checkpoint_has(&mut self, views: impl Iterator<Item = RelationId>) {
+        self.durable.relations.extend(views);
+    }
+
+    /// Whether a start would come by the relation at this cut, which it has now: from the last checkpoint that is durable,
+    /// and from any that may be.
+    pub(crate) fn would_be_found(&self, id: RelationId, cut: Cut) -> bool {
+        let leads_to = |checkpoint: &Begun| checkpoint.leads_to(id, cut);
+        leads_to(&self.durable) && self.begun.as_ref().is_none_or(leads_to)
+    }
+
+    /// Sinks need what these relations are at these cuts.
+    pub(crate) fn hold(&mut self, held: Vec<(RelationId, Cut)>) {
+        self.held = held;
+    }
+
+    /// How far the front may go for sinks' sake: it stops where they need something, so that tables are known there, and
+    /// goes on; where the relation is not made yet, it waits.
+    pub(crate) fn limit_of_front(&self) -> Option<Cut> {
+        let is_before = |(of, cut): &&(RelationId, Cut)| *cut > self.front || *cut == self.front && !self.has(*of);
+        self.held.iter().filter(is_before).map(|(_, cut)| *cut).min()
+    }
+
     /// Tables and views at a cut, if all have a version there.
-    fn at(&self, ids: &[RelationId], cut: Cut) -> Option<Published> {
+    pub(crate) fn at(&self, ids: &[RelationId], cut: Cut) -> Option<Published> {
         let mut relations = Contents::with_capacity(ids.len());
         for id in ids {
             let contents = match self.lane_of.get(id) {
@@ -442,6 +522,12 @@ impl Frontiers {
             let candidates = self.candidates(ids, |version| [version.cut, version.until]);
             candidates.iter().rev().filter(|cut| **cut < highest).find_map(|cut| self.at(ids, *cut))
         })
+    }
+
+    /// Where a view that is made again is to be moved to, when what it reads is here: not over the cut where a sink needs it.
+    pub(crate) fn short_of_held(&self, id: RelationId, below: &[RelationId], here: Published) -> Published {
+        let held = self.held.iter().filter(|(of, cut)| *of == id && *cut < here.cut).map(|(_, cut)| *cut).min();
+        held.and_then(|cut| self.at(below, cut)).unwrap_or(here)
     }
 
     /// The first version of these beyond `after`.
@@ -512,7 +598,8 @@ impl Frontiers {
         let orders = self.lanes.values().flat_map(|lane| &lane.stops).map(|stop| match stop {
             Stop::Pin(cut, _) | Stop::Order(cut) => *cut,
         });
-        let stops: BTreeSet<Cut> = orders.filter(|cut| *cut < front).collect();
+        let held = self.held.iter().map(|(_, cut)| *cut);
+        let stops: BTreeSet<Cut> = orders.chain(held).filter(|cut| *cut < front).collect();
         let mut kept: VecDeque<Change> = VecDeque::with_capacity(self.changes.len());
         let half = self.changes.len() / 2;
         for (place, change) in std::mem::take(&mut self.changes).into_iter().enumerate() {

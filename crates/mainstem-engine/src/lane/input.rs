@@ -13,7 +13,7 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
-use mainstem_catalog::{Relation, RelationKind};
+use mainstem_catalog::{IDLE_TOPIC_ID, Relation, RelationKind, Watermark};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -23,6 +23,7 @@ use crate::delta::{Delta, batch_of, take_rows};
 use crate::error::EngineError;
 use crate::input_log::{Batches, Cut, Hold, InputLog, LogError, LogRecord, UnreadableBatch};
 use crate::source_reader::{SourceReader, TableCodec};
+use crate::ticks::{self, IdleEvent};
 use crate::watermark::{LATE_COLUMN, WatermarkTracker};
 
 /// Rows that are wider than this count as several, so that the size of a version is limited in bytes, too.
@@ -47,6 +48,26 @@ pub(crate) struct RejectedRecord {
     pub(crate) reason: String,
 }
 
+/// Rows of one partition that were late, for the table that the source names.
+#[derive(Clone, Debug)]
+pub(crate) struct LateRows {
+    pub(crate) partition: i32,
+    /// All columns of the source.
+    pub(crate) rows: RecordBatch,
+    /// Of each row's record: its offset and its timestamp.
+    pub(crate) records: Vec<(i64, i64)>,
+    /// What each row's partition had reached before it.
+    pub(crate) watermarks_us: Vec<i64>,
+}
+
+/// What a source's records gave that is no row for the operators, or not only.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Aside {
+    pub(crate) rejected: Vec<RejectedRecord>,
+    /// Only if the source names a table for them.
+    pub(crate) late: Vec<LateRows>,
+}
+
 /// What a checkpoint keeps of an input.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct InputState {
@@ -57,6 +78,9 @@ pub(crate) struct InputState {
     pub(crate) rejected: u64,
     pub(crate) newest_timestamp_ms: i64,
     pub(crate) errors: Vec<String>,
+    /// The next idle event to read, of a source with IDLE TIMEOUT.
+    #[serde(default)]
+    pub(crate) idle_next: i64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,8 +106,7 @@ pub(crate) struct Input {
     codec: Codec,
     /// Of the rows that go to the operators.
     schema: SchemaRef,
-    /// Index of the event time.
-    event_time: Option<usize>,
+    event_time: Option<Watermark>,
     holds: BTreeMap<i32, Box<dyn Hold>>,
     bytes_read: u64,
 }
@@ -115,7 +138,7 @@ impl Input {
         let topic = relation.topic().expect("sources and tables have a topic");
         let fresh = || InputState { tracker: watermark.map(WatermarkTracker::new), ..InputState::default() };
         let state = state.unwrap_or_else(fresh);
-        let event_time = watermark.map(|watermark| watermark.column);
+        let event_time = watermark.cloned();
         Ok(Input {
             relation: relation.clone(),
             topic,
@@ -135,12 +158,40 @@ impl Input {
         }
     }
 
-    /// Whether it is a source with event time, and the watermark that it has reached.
-    pub(crate) fn event_time(&self) -> Option<Option<i64>> {
+    /// Whether it is a source with event time, and the watermark and the horizon that it has reached.
+    pub(crate) fn event_time(&self) -> Option<(Option<i64>, Option<i64>)> {
         match self.codec {
-            Codec::Source(_) => self.state.tracker.as_ref().map(WatermarkTracker::watermark_us),
+            Codec::Source(_) => self.state.tracker.as_ref().map(|it| (it.watermark_us(), it.horizon_us())),
             Codec::Table(_) => None,
         }
+    }
+
+    /// Whether idle events concern it.
+    fn can_be_idle(&self) -> bool {
+        matches!(self.codec, Codec::Source(_))
+            && self.event_time.as_ref().is_some_and(|it| it.idle_timeout_us.is_some())
+    }
+
+    /// Idle events between here and the cut.
+    pub(crate) fn idle_distance(&self, log: &dyn InputLog, at: Cut) -> Result<u64, LogError> {
+        if !self.can_be_idle() {
+            return Ok(0);
+        }
+        Ok(u64::try_from(ticks::idle_end(log, at)? - self.state.idle_next).unwrap_or(0))
+    }
+
+    /// How many entries after `after` a step up to `at` may take, so that an idle event stands in its last one only; none when
+    /// all may be taken.
+    pub(crate) fn entries_until_idle(
+        &self,
+        log: &dyn InputLog,
+        after: Cut,
+        at: Cut,
+    ) -> Result<Option<usize>, LogError> {
+        if self.idle_distance(log, at)? == 0 {
+            return Ok(None);
+        }
+        ticks::entries_until(log, after, self.state.idle_next, &|at| ticks::idle_end(log, at)).map(Some)
     }
 
     pub(crate) fn watermark_us(&self) -> Option<i64> {
@@ -244,14 +295,16 @@ impl Input {
     }
 
     /// The next step on the way to `target`, whose positions are `ends`: all of it, or as far as no partition of a source with
-    /// event time begins within.
+    /// event time begins within, and to the end of the first entry with an idle event.
     pub(crate) fn step(
         &self,
         log: &dyn InputLog,
         after: Cut,
         (target, ends): (Cut, Ends),
     ) -> Result<(Cut, Ends), LogError> {
-        let Some(entries) = self.entries_until_begin(log, after, &ends)? else { return Ok((target, ends)) };
+        let (begin, idle) =
+            (self.entries_until_begin(log, after, &ends)?, self.entries_until_idle(log, after, target)?);
+        let Some(entries) = begin.into_iter().chain(idle).min() else { return Ok((target, ends)) };
         match log.next_cut(after, entries)?.filter(|sooner| *sooner < target) {
             None => Ok((target, ends)),
             Some(sooner) => {
@@ -266,6 +319,7 @@ impl Input {
         let Decoded { before, after, .. } = decoded;
         self.state.partitions.clone_from(&after.partitions);
         self.state.tracker.clone_from(&after.tracker);
+        self.state.idle_next = after.idle_next;
         self.state.records += after.records - before.records;
         self.state.late += after.late - before.late;
         self.state.rejected += after.rejected - before.rejected;
@@ -311,29 +365,78 @@ impl Input {
         }
     }
 
-    /// Reads a source up to the ends. `rows` gets the slices, late rows marked.
+    /// Reads a source up to the ends, which are those of the cut. `rows` gets the slices, late rows marked.
     pub(crate) fn read_source(
         &mut self,
         reading: &Reading<'_>,
-        ends: &Ends,
+        (cut, ends): (Cut, &Ends),
         rows: &mut dyn FnMut(&Delta),
-    ) -> Result<Vec<RejectedRecord>, EngineError> {
+    ) -> Result<Aside, EngineError> {
         let beginning: Vec<i32> = self.beginning(ends).into_iter().map(|(partition, _)| partition).collect();
         if let Some(tracker) = &mut self.state.tracker {
             tracker.begin(&beginning);
         }
-        let mut rejected = Vec::new();
+        let mut aside = Aside::default();
         let unreadable = self.read_records(reading, ends, &mut |input, partition, records| {
             let Codec::Source(reader) = &mut input.codec else { unreachable!("a source") };
             let decoded = reader.decode(partition, records);
-            input.reject(partition, records, decoded.rejected, &mut rejected);
-            let batch = input.mark_late(partition, decoded.rows);
+            input.reject(partition, records, decoded.rejected, &mut aside.rejected);
+            let record_of = |row: usize| &records[decoded.accepted[row] as usize];
+            let batch = input.mark_late(partition, decoded.rows, &record_of, &mut aside.late);
             if batch.num_rows() > 0 {
                 rows(&Delta::from_inserts(batch));
             }
         })?;
-        rejected.extend(unreadable);
-        Ok(rejected)
+        aside.rejected.extend(unreadable);
+        self.take_idle_events(reading, (cut, ends))?;
+        Ok(aside)
+    }
+
+    /// Takes in the idle events up to the cut. One means something only if its partition still ends where it says.
+    pub(crate) fn take_idle_events(
+        &mut self,
+        reading: &Reading<'_>,
+        (cut, ends): (Cut, &Ends),
+    ) -> Result<(), EngineError> {
+        while let Some(read) = self.read_idle_events(reading, cut) {
+            match read {
+                Ok(batches) => {
+                    for event in batches.records.iter().filter_map(IdleEvent::of) {
+                        let stands = ends.get(&event.partition) == Some(&event.offset);
+                        if let Some(tracker) = &mut self.state.tracker
+                            && event.source == self.relation.id
+                            && stands
+                        {
+                            tracker.idle(event.partition);
+                        }
+                    }
+                    self.state.idle_next = batches.next_offset.max(self.state.idle_next + 1);
+                }
+                Err(error @ LogError::Failed(_)) => {
+                    if !(reading.again)(&error) {
+                        return Err(EngineError::Stopped);
+                    }
+                }
+                // Without it windows stay open longer.
+                Err(error) => {
+                    self.tell(&error);
+                    self.state.idle_next += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_idle_events(&self, reading: &Reading<'_>, cut: Cut) -> Option<Result<Batches, LogError>> {
+        if !self.can_be_idle() {
+            return None;
+        }
+        let next = self.state.idle_next;
+        match ticks::idle_end(reading.log, cut) {
+            Ok(end) if end <= next => None,
+            Ok(end) => Some(reading.log.read(IDLE_TOPIC_ID, 0, next, end, reading.read_bytes_max)),
+            Err(error) => Some(Err(error)),
+        }
     }
 
     /// Reads a table up to the ends. Answers what changes its content, which is `current`, and what was rejected.
@@ -348,8 +451,8 @@ impl Input {
             let Codec::Table(codec) = &mut input.codec else { unreachable!("a table") };
             let decoded = codec.decode(current.layout(), records);
             input.reject(partition, records, decoded.rejected, &mut rejected);
-            if let (Some(column), Some(tracker)) = (input.event_time, &mut input.state.tracker) {
-                tracker.observe(partition, decoded.rows.column(column));
+            if let (Some(watermark), Some(tracker)) = (&input.event_time, &mut input.state.tracker) {
+                tracker.observe(partition, decoded.rows.column(watermark.column), &mut |_, _| ());
             }
             last.add(decoded.rows, decoded.changes);
         })?;
@@ -371,10 +474,25 @@ impl Input {
         }));
     }
 
-    fn mark_late(&mut self, partition: i32, rows: RecordBatch) -> RecordBatch {
-        let (Some(column), Some(tracker)) = (self.event_time, &mut self.state.tracker) else { return rows };
-        let late = tracker.observe(partition, rows.column(column));
-        self.state.late += late.true_count() as u64;
+    fn mark_late<'r>(
+        &mut self,
+        partition: i32,
+        rows: RecordBatch,
+        record_of: &dyn Fn(usize) -> &'r LogRecord,
+        kept: &mut Vec<LateRows>,
+    ) -> RecordBatch {
+        let (Some(watermark), Some(tracker)) = (&self.event_time, &mut self.state.tracker) else { return rows };
+        let mut found: Vec<(u32, i64)> = Vec::new();
+        let late = tracker.observe(partition, rows.column(watermark.column), &mut |row, watermark_us| {
+            found.push((row as u32, watermark_us));
+        });
+        self.state.late += found.len() as u64;
+        if watermark.late_into.is_some() && !found.is_empty() {
+            let (places, watermarks_us): (Vec<u32>, _) = found.into_iter().unzip();
+            let record = |row: &u32| (record_of(*row as usize).offset, record_of(*row as usize).timestamp_ms);
+            let records = places.iter().map(record).collect();
+            kept.push(LateRows { partition, rows: take_rows(&rows, &places), records, watermarks_us });
+        }
         let mut columns = rows.columns().to_vec();
         columns.push(Arc::new(late));
         batch_of(&self.schema, columns, rows.num_rows()).expect("the schema with the late column")

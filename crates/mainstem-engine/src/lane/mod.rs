@@ -21,6 +21,7 @@ mod decoded;
 mod frontier;
 mod input;
 mod orders;
+mod outputs;
 mod pacing;
 mod reading;
 mod restore;
@@ -44,12 +45,14 @@ use crate::dead_letters::DeadLetters;
 use crate::engine::EngineConfig;
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, LogError};
+use crate::outputs::WantedOrders;
+use crate::ticks::TickReader;
 use checkpoints::Positions;
 use orders::Order;
 
 pub(crate) use coordinator::start;
-pub(crate) use frontier::{Content, Contents, Demand, LaneId, Published};
-pub(crate) use input::{Ends, Input, InputState, PartitionState, Reading, RejectedRecord};
+pub(crate) use frontier::{CLOCK, Content, Contents, Demand, Frontiers, LaneId, Published};
+pub(crate) use input::{Ends, Input, InputState, LateRows, PartitionState, Reading, RejectedRecord};
 pub(crate) use orders::LanePart;
 pub(crate) use pacing::{Next, Pacing};
 pub(crate) use shared::{Command, JobState, Progress, Shared};
@@ -91,6 +94,10 @@ pub(crate) struct Lane {
     pacing: Pacing,
     /// What is being decoded before the lane comes to it, and whether it is still wanted.
     ahead: BTreeMap<RelationId, Arc<AtomicBool>>,
+    /// The sort orders that its views are kept in, as they were wanted last.
+    sorted: Arc<WantedOrders>,
+    /// Stands at the lane's cut, if a view needs the clock.
+    ticks: TickReader,
     /// What is to be done at certain cuts.
     orders: Vec<Order>,
     /// Views that come.

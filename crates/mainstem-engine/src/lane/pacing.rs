@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mainstem_catalog::RelationId;
+use mainstem_sql::ClockUse;
 
 use super::{Ends, Input};
 use crate::input_log::{Cut, InputLog, LogError};
+use crate::ticks::TickReader;
 
 const ENTRIES_MAX: usize = 1 << 20;
 const WEIGHT_MIN: u64 = 1 << 10;
@@ -75,45 +77,52 @@ impl Pacing {
 pub(crate) struct Next {
     pub(crate) cut: Cut,
     pub(crate) ends: BTreeMap<RelationId, Ends>,
-    /// Records up to there.
+    /// Records up to there, idle events and ticks that are needed among them.
     pub(crate) rows: u64,
     pub(crate) weight: u64,
 }
 
 impl Next {
     /// What comes after `after` for these inputs, not beyond `limit`; none when there is nothing new. It ends before an entry
-    /// in which a partition of a source with event time begins, or has that entry as its first.
+    /// in which a partition of a source with event time begins, or has that entry as its first; with the first entry that
+    /// has an idle event; and, if the views need each tick, with the first one that has a tick.
     pub(crate) fn of(
         inputs: &mut BTreeMap<RelationId, Input>,
+        (ticks, clock): (&TickReader, ClockUse),
         log: &dyn InputLog,
         pacing: &mut Pacing,
-        after: Cut,
-        limit: Option<Cut>,
+        (after, limit): (Cut, Option<Cut>),
     ) -> Result<Option<Next>, LogError> {
         let mut next = None;
         let cut = pacing.next_cut(log, after, limit, &mut |cut| {
-            let measured = Next::measured(inputs, log, cut)?;
+            let measured = Next::measured(inputs, (ticks, clock), log, cut)?;
             Ok(next.insert(measured).weight)
         })?;
         let (Some(cut), Some(next)) = (cut, next) else { return Ok(None) };
-        let mut fitting: Option<usize> = None;
+        let mut fitting: Option<usize> = ticks.entries_until_tick(clock, log, (after, cut))?;
         for (id, input) in &*inputs {
-            if let Some(entries) = input.entries_until_begin(log, after, &next.ends[id])? {
-                fitting = Some(fitting.map_or(entries, |fewer| fewer.min(entries)));
-            }
+            let begin = input.entries_until_begin(log, after, &next.ends[id])?;
+            let idle = input.entries_until_idle(log, after, cut)?;
+            fitting = [fitting, begin, idle].into_iter().flatten().min();
         }
         let Some(entries) = fitting else { return Ok(Some(next)) };
         match log.next_cut(after, entries)?.filter(|sooner| *sooner < cut) {
             None => Ok(Some(next)),
-            Some(sooner) => Next::measured(inputs, log, sooner).map(Some),
+            Some(sooner) => Next::measured(inputs, (ticks, clock), log, sooner).map(Some),
         }
     }
 
-    fn measured(inputs: &mut BTreeMap<RelationId, Input>, log: &dyn InputLog, cut: Cut) -> Result<Next, LogError> {
-        let mut next = Next { cut, ends: BTreeMap::new(), rows: 0, weight: 0 };
+    fn measured(
+        inputs: &mut BTreeMap<RelationId, Input>,
+        (ticks, clock): (&TickReader, ClockUse),
+        log: &dyn InputLog,
+        cut: Cut,
+    ) -> Result<Next, LogError> {
+        let rows = ticks.distance(clock, log, cut)?;
+        let mut next = Next { cut, ends: BTreeMap::new(), rows, weight: 0 };
         for (id, input) in inputs {
             let ends = input.ends(log, cut)?;
-            next.rows += input.distance(&ends);
+            next.rows += input.distance(&ends) + input.idle_distance(log, cut)?;
             next.weight += input.weight(log, &ends);
             next.ends.insert(*id, ends);
         }

@@ -1,7 +1,7 @@
 //! A lane reads its sources: itself, or from what another lane has decoded, and ahead while its operators work.
 //!
-//! Always true here: whoever decodes a step offers its dead letters before anyone goes on with it; what is decoded ahead is
-//! what the lane would decode itself, and is taken only at the place where it begins.
+//! Always true here: whoever decodes a step offers its dead letters and late rows before anyone goes on with it; what is
+//! decoded ahead is what the lane would decode itself, and is taken only at the place where it begins.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -66,9 +66,11 @@ impl Lane {
         let again = |error: &LogError| again(&shared, error) && !is_over();
         let input = self.sources.get_mut(&id).expect("a source of the lane");
         let (to, ends) = loop {
-            let next = input.ends(&*log, cut).and_then(|ends| match input.distance(&ends) {
-                0 => Ok(None),
-                _ => input.step(&*log, at, (cut, ends)).map(Some),
+            let next = input.ends(&*log, cut).and_then(|ends| {
+                match input.distance(&ends) + input.idle_distance(&*log, cut)? {
+                    0 => Ok(None),
+                    _ => input.step(&*log, at, (cut, ends)).map(Some),
+                }
             });
             match next {
                 Ok(Some(next)) => break next,
@@ -125,7 +127,7 @@ impl Lane {
         });
         // If the log fails, the step itself will say so.
         let Ok(Some(proposed)) = proposed else { return };
-        let (to, _) = self.shared.settle(cut, proposed, limit);
+        let (to, _) = self.shared.settle(cut, (proposed, limit), !self.tables.is_empty());
         let weight_max = HELD_SLICES_MAX * self.shared.config.slice_rows as u64;
         let mut wanted = BTreeMap::new();
         for (id, input) in sources {
@@ -183,7 +185,7 @@ impl Ahead {
     }
 }
 
-/// Reads and decodes a step of a source, and offers what it rejects.
+/// Reads and decodes a step of a source, and offers what it rejects and what is late.
 fn decode(
     shared: &Shared,
     dead_letters: &DeadLetters,
@@ -199,13 +201,18 @@ fn decode(
         again: &again,
         is_over: step.is_over,
     };
-    let rejected = input.read_source(&reading, step.ends, rows)?;
-    let letters = if rejected.is_empty() { None } else { topic_of_letters(shared) };
-    dead_letters.offer(&input.relation, letters, rejected, (step.cut, step.ends));
+    let at = (step.cut, step.ends);
+    let aside = input.read_source(&reading, at, rows)?;
+    let letters = if aside.rejected.is_empty() { None } else { topic_of_letters(shared) };
+    dead_letters.offer(&input.relation, letters, aside.rejected, at);
+    if !aside.late.is_empty() {
+        dead_letters.offer_late(&shared.catalog(), &input.relation, aside.late, at);
+    }
     Ok(())
 }
 
-/// Records that were read, and reasons for which some cannot be: more of either is a new version.
+/// Records and idle events that were read, and reasons for which some cannot be: more of either is a new version.
 fn seen(input: &Input) -> u64 {
-    input.state.records + input.state.rejected + input.state.errors.len() as u64
+    let idle_events = u64::try_from(input.state.idle_next).unwrap_or(0);
+    input.state.records + input.state.rejected + input.state.errors.len() as u64 + idle_events
 }

@@ -8,9 +8,9 @@ use mainstem_state::{Disk, StateError, newest, open_files, open_lsm};
 
 use super::coordinator::{Coordinator, LaneHandle};
 use super::shared::has_collection;
-use super::tables::positions;
+use super::tables::{content_of, positions, times};
 use super::topology::LaneParts;
-use super::{Command, Content, Flow, Input, JobState, View};
+use super::{Command, Flow, Input, JobState, View};
 use crate::checkpoint::{self, LaneState, Loaded};
 use crate::collection::Collection;
 use crate::engine::{EngineConfig, RestoreReport};
@@ -45,6 +45,9 @@ struct Restored {
     inputs: BTreeMap<RelationId, Input>,
     tables: BTreeMap<RelationId, Collection>,
     lanes: Vec<LaneParts>,
+    failed_outputs: BTreeMap<RelationId, String>,
+    /// As of which cut the checkpoint has tables and views.
+    places: BTreeMap<RelationId, Cut>,
     warnings: Vec<String>,
 }
 
@@ -87,14 +90,19 @@ impl Coordinator {
         self.cut = restored.cut;
         self.inputs = restored.inputs;
         self.tables = restored.tables;
+        self.shared.outputs.restore(restored.failed_outputs, restored.places);
+        self.take_outputs(catalog)?;
+        self.unless_damaged(|it| it.keep_orders());
         let log = self.log();
         self.inputs.values_mut().for_each(|input| input.hold_from_here(&*log));
+        self.times = times(&*log, self.cut)?;
         let tables = self.contents();
         self.shared.publish(|all| all.begin(self.cut, tables));
         let least = restored.lanes.iter().map(|lane| lane.cut).fold(self.cut, Cut::min);
         let mut views: BTreeSet<RelationId> = BTreeSet::new();
         for mut lane in restored.lanes {
             views.extend(lane.views.keys());
+            self.shared.publish(|all| all.checkpoint_has(lane.views.keys().copied()));
             for (id, input) in &mut lane.sources {
                 input.hold_from_here(&*log);
                 let ends = positions(&*log, input.topic, self.cut)?;
@@ -130,6 +138,7 @@ impl Coordinator {
         // Nothing that reads the store goes on.
         self.shared.restart_jobs();
         self.lanes.values().for_each(LaneHandle::end);
+        self.shared.outputs.start_over();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -190,6 +199,18 @@ impl Coordinator {
     }
 }
 
+impl Coordinator {
+    /// Where the store turns out to be damaged, everything begins anew after this turn.
+    pub(super) fn unless_damaged(&mut self, read: impl FnOnce(&mut Coordinator)) {
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(self)));
+        if let Err(panic) = done
+            && !self.shared.state.is_damaged()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
 /// What cannot be used of one view makes that view, and those that read it, read history again.
 fn rebuild(
     catalog: &Catalog,
@@ -198,7 +219,8 @@ fn rebuild(
     shards: Shards,
 ) -> Result<Restored, EngineError> {
     state.begin_at(loaded.generation);
-    let mut restored = Restored { cut: loaded.cut, ..Restored::default() };
+    let failed_outputs = std::mem::take(&mut loaded.failed_outputs);
+    let mut restored = Restored { cut: loaded.cut, failed_outputs, places: places_of(&loaded), ..Restored::default() };
     for relation in catalog.relations().filter(|relation| matches!(relation.kind, RelationKind::Table(_))) {
         let id = relation.id;
         let (Some(read), Some(kept)) = (loaded.inputs.remove(&id), loaded.relations.remove(&id)) else { continue };
@@ -234,6 +256,13 @@ fn rebuild(
         }
     }
     Ok(restored)
+}
+
+/// As of which cut the checkpoint holds tables and views.
+fn places_of(loaded: &Loaded) -> BTreeMap<RelationId, Cut> {
+    let tables = loaded.inputs.keys().map(|id| (*id, loaded.cut));
+    let views = loaded.lanes.iter().flat_map(|lane| lane.views.iter().map(|id| (*id, lane.cut)));
+    tables.chain(views).collect()
 }
 
 /// The view, if what it reads is there as well.
@@ -277,8 +306,7 @@ fn lane_of(
     let (mut sources, mut tables) = (BTreeMap::new(), HashMap::new());
     for id in reads {
         if let Some(table) = restored.tables.get(&id) {
-            let error = restored.inputs.get(&id).and_then(Input::first_error);
-            tables.insert(id, Content { version: table.version(), error });
+            tables.insert(id, content_of(restored.inputs.get(&id), table.version()));
         } else if let Some((_, input)) = state.inputs.iter().find(|(input, _)| *input == id)
             && let Some(relation) = catalog.relation(id)
         {

@@ -21,7 +21,9 @@ use crate::backfill_pace::Pace;
 use crate::engine::{EngineConfig, EngineStats, JobStatus};
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, OutputLog};
+use crate::outputs::Outputs;
 use crate::state::StateRoot;
+use crate::ticker::NewestTick;
 
 /// Slices of a source that are kept for lanes which come to them later.
 const DECODED_SLICES: usize = 4;
@@ -140,6 +142,11 @@ pub(crate) struct Shared {
     /// For threads that wait; the mutex guards nothing else.
     changed: (Mutex<()>, Condvar),
     stats: Mutex<EngineStats>,
+    /// Sinks.
+    pub(crate) outputs: Outputs,
+    /// Rows of tables and views that queries have read.
+    pub(crate) rows_queried: Arc<AtomicU64>,
+    pub(crate) newest_tick: Mutex<NewestTick>,
 }
 
 impl Shared {
@@ -172,6 +179,9 @@ impl Shared {
             jobs: Mutex::default(),
             changed: (Mutex::new(()), Condvar::new()),
             stats: Mutex::default(),
+            outputs: Outputs::default(),
+            rows_queried: Arc::default(),
+            newest_tick: Mutex::default(),
         }
     }
 
@@ -304,7 +314,8 @@ impl Shared {
         self.stats.lock().relations.retain(|id, _| is_table(id) || frontiers.is_moved(*id));
     }
 
-    fn jobs_changed(&self) {
+    /// Whoever waits for a relation or a sink looks again.
+    pub(crate) fn jobs_changed(&self) {
         self.job_changes.send_modify(|changes| *changes += 1);
         let _waiters_see_it = self.changed.0.lock();
         self.changed.1.notify_all();
@@ -366,7 +377,13 @@ impl Shared {
 
     /// Moves something, and tells those who wait.
     pub(crate) fn publish<T>(&self, change: impl FnOnce(&mut Frontiers) -> T) -> T {
-        let result = change(&mut self.frontiers.lock());
+        let result = {
+            let mut frontiers = self.frontiers.lock();
+            let result = change(&mut frontiers);
+            // Whatever has come to stand somewhere else, sinks see it before it is gone again.
+            self.outputs.look(&mut frontiers);
+            result
+        };
         self.moved();
         result
     }
@@ -382,8 +399,8 @@ impl Shared {
         self.frontiers.lock().plan(lane)
     }
 
-    pub(super) fn settle(&self, from: Cut, proposed: Cut, limit: Cut) -> (Cut, Arc<Contents>) {
-        self.frontiers.lock().settle(from, proposed, limit)
+    pub(super) fn settle(&self, from: Cut, to: (Cut, Cut), reads_tables: bool) -> (Cut, Arc<Contents>) {
+        self.frontiers.lock().settle(from, to, reads_tables)
     }
 
     /// What SELECT sees of everything.
@@ -446,7 +463,8 @@ impl Shared {
         self.readiness(id)
     }
 
-    fn wait_until(&self, timeout: Duration, is_true: impl Fn() -> bool) {
+    /// Asked again whenever something is published or a job changes.
+    pub(crate) fn wait_until(&self, timeout: Duration, is_true: impl Fn() -> bool) {
         let mut guard = self.changed.0.lock();
         let condition = |_: &mut ()| !is_true();
         let _ = self.changed.1.wait_while_for(&mut guard, condition, timeout);

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use mainstem_catalog::RelationId;
+use mainstem_sql::ClockUse;
 
 use super::frontier::Plan;
-use super::{Content, Contents, Input, Lane, Turn, View};
+use super::{Content, Contents, Input, Lane, Turn, View, again};
 use crate::engine::RelationStats;
 use crate::error::EngineError;
-use crate::input_log::Cut;
-use crate::watermark::lowest;
+use crate::input_log::{Cut, InputLog, LogError};
+use crate::ticks::ticks_end;
+use crate::watermark::{Times, lowest};
 
 impl Lane {
     /// Does what is due where the lane stands, then a step if something has come.
@@ -19,6 +21,7 @@ impl Lane {
         // No plan: all its views were dropped.
         let plan = self.shared.plan(self.id).ok_or(EngineError::Stopped)?;
         self.cut = self.cut.max(plan.from);
+        self.keep_new_orders();
         self.join_waiting()?;
         match self.obey_orders() {
             Some(true) => return Ok(Turn::Surrenders),
@@ -49,15 +52,26 @@ impl Lane {
             Ok(weight)
         })?;
         let Some(proposed) = proposed else { return Ok(Turn::Rests) };
-        let (cut, tables) = self.shared.settle(from, proposed, limit);
-        let (of_sources, slices) = self.read_sources(from, cut, plan)?;
-        self.read_ahead(cut, limit, plan);
+        let (cut, tables) = self.shared.settle(from, (proposed, limit), !self.tables.is_empty());
+        let clock = self.clock_use();
+        let (stops, mut news) = self.ticks_until(&*log, clock, (from, cut))?;
+        let mut at = from;
+        // Views with early results see what there was at each tick.
+        for tick in stops {
+            news += self.take_sources(at, tick, plan)?;
+            self.finish_views(tick)?;
+            at = tick;
+        }
+        let (of_sources, slices) = self.read_sources(at, cut, plan)?;
+        if clock != ClockUse::Each {
+            self.read_ahead(cut, limit, plan);
+        }
         for (id, slices) in &slices {
             push(&mut self.views, *id, slices);
         }
         drop(slices);
-        let of_tables = self.take_tables(&tables);
-        if of_sources + of_tables == 0 {
+        news += of_sources + self.take_tables(&tables);
+        if news == 0 {
             self.cut = cut;
             self.shared.publish(|all| all.publish(self.id, cut, None));
             return Ok(Turn::Moved);
@@ -88,13 +102,72 @@ impl Lane {
         rows
     }
 
+    /// What the sources hold up to the cut goes to the views; answers how many records that was.
+    fn take_sources(&mut self, at: Cut, cut: Cut, plan: &Plan) -> Result<u64, EngineError> {
+        let (records, slices) = self.read_sources(at, cut, plan)?;
+        for (id, slices) in &slices {
+            push(&mut self.views, *id, slices);
+        }
+        Ok(records)
+    }
+
+    /// What the views need of the clock.
+    fn clock_use(&self) -> ClockUse {
+        self.views.values().map(|view| view.clock).max().unwrap_or(ClockUse::None)
+    }
+
+    /// Cuts before `cut` with a tick that the views need to have seen; and how many ticks there are up to it.
+    fn ticks_until(
+        &mut self,
+        log: &dyn InputLog,
+        clock: ClockUse,
+        (from, cut): (Cut, Cut),
+    ) -> Result<(Vec<Cut>, u64), LogError> {
+        if clock == ClockUse::None {
+            return Ok((Vec::new(), 0));
+        }
+        // A lane that was restored, merged or has its first view with a clock stands at no tick yet.
+        self.ticks.advance(log, from)?;
+        let ticks = self.ticks.distance(clock, log, cut)?;
+        let (mut stops, mut at) = (Vec::new(), from);
+        if clock == ClockUse::Each {
+            let end = ticks_end(log, cut)?;
+            let mut next = ticks_end(log, from)?;
+            while next < end {
+                let entries = crate::ticks::entries_until(log, at, next, &|at| ticks_end(log, at))?;
+                let Some(tick) = log.next_cut(at, entries)?.filter(|tick| *tick < cut) else { break };
+                stops.push(tick);
+                (at, next) = (tick, ticks_end(log, tick)?);
+            }
+        }
+        Ok((stops, ticks))
+    }
+
     /// Everything has been pushed: the views give what changed, and it is seen.
     pub(super) fn finish(&mut self, cut: Cut) -> Result<(), EngineError> {
+        self.finish_views(cut)?;
+        self.cut = cut;
+        self.publish();
+        // The coordinator begins everything anew.
+        if self.shared.state.is_damaged() { Err(EngineError::Stopped) } else { Ok(()) }
+    }
+
+    /// The views give what changed, in the order of their ids.
+    fn finish_views(&mut self, cut: Cut) -> Result<(), EngineError> {
+        if self.clock_use() != ClockUse::None {
+            let (log, shared) = (self.log(), self.shared.clone());
+            while let Err(error) = self.ticks.advance(&*log, cut) {
+                if !again(&shared, &error) {
+                    return Err(EngineError::Stopped);
+                }
+            }
+        }
         for id in self.views.keys().copied().collect::<Vec<_>>() {
             let view = self.views.get_mut(&id).expect("a view of the lane");
             let sources = view.reads.iter().filter_map(|input| self.sources.get(input)?.event_time());
-            let watermark_us = lowest(sources);
-            if let Some(delta) = view.finish(cut, watermark_us) {
+            let times = lowest(sources);
+            let now_us = if view.clock == ClockUse::None { None } else { self.ticks.now_us() };
+            if let Some(delta) = view.finish(cut, Times { now_us, ..times }) {
                 // Readers of a view are younger than it.
                 for (_, reader) in self.views.range_mut(RelationId(id.0 + 1)..) {
                     if reader.reads.contains(&id) {
@@ -103,17 +176,15 @@ impl Lane {
                 }
             }
         }
-        self.cut = cut;
-        self.publish();
-        // The coordinator begins everything anew.
-        if self.shared.state.is_damaged() { Err(EngineError::Stopped) } else { Ok(()) }
+        Ok(())
     }
 
     /// Makes the views at the lane's cut visible, unless what they were made of could not be read.
-    pub(super) fn publish(&self) {
+    pub(super) fn publish(&mut self) {
         if self.shared.state.is_damaged() {
             return;
         }
+        self.keep_orders();
         let contents = self.contents();
         self.shared.versions.fetch_add(1, Ordering::Relaxed);
         let stats: BTreeMap<_, _> = self.stats().collect();
@@ -143,7 +214,13 @@ impl Lane {
                 (None, None) => contents.get(id).and_then(|view: &Content| view.error.clone()),
             };
             let error = view.first_error().or_else(|| view.reads.iter().find_map(below));
-            contents.insert(*id, Content { version: view.collection.version(), error });
+            let newest = |id: &RelationId| match (self.sources.get(id), self.tables.get(id)) {
+                (Some(source), _) => source.state.newest_timestamp_ms,
+                (None, Some(table)) => table.newest_ms,
+                (None, None) => contents.get(id).map_or(0, |view: &Content| view.newest_ms),
+            };
+            let newest_ms = view.reads.iter().map(newest).max().unwrap_or(0);
+            contents.insert(*id, Content { version: view.collection.version(), error, newest_ms });
         }
         contents
     }

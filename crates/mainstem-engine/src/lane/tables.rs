@@ -1,16 +1,18 @@
 //! The front: tables are moved to the newest cut, and lanes are told what has come for them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use mainstem_catalog::RelationId;
 
 use super::coordinator::Coordinator;
 use super::step::stats_of_input;
-use super::{Content, Contents, Ends, Input, Reading, again, topic_of_letters};
-use crate::collection::Collection;
+use super::{CLOCK, Content, Contents, Ends, Frontiers, Input, Reading, again, topic_of_letters};
+use crate::collection::{Collection, Version};
 use crate::engine::RelationStats;
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, LogError};
+use crate::ticks::{idle_end, ticks_end};
 
 impl Coordinator {
     /// Moves the front to the next cut; false when there is none. After an error other than `Stopped` nothing has moved.
@@ -19,20 +21,23 @@ impl Coordinator {
         let begun = self.shared.clock.monotonic();
         let (inputs, sources, after) = (&mut self.inputs, &self.sources, self.cut);
         let (mut weight, mut ends) = (0, BTreeMap::new());
-        let next = self.pacing.next_cut(&*log, after, None, &mut |cut| {
+        let limit = self.shared.with_frontiers(Frontiers::limit_of_front);
+        let next = self.pacing.next_cut(&*log, after, limit, &mut |cut| {
             (weight, ends) = measured(inputs, &*log, cut)?;
             // What of sources lies within a change of tables, lanes take at once with it.
             Ok(if weight > 0 { weight + weight_of(sources, &*log, cut)? } else { 0 })
         })?;
         let Some(cut) = next else { return Ok(false) };
         let news = self.news_of_sources(&*log, cut)?;
+        let (times, of_times) = self.news_of_times(&*log, cut)?;
         let mut changed = self.move_tables(cut, &ends)?;
         let tables = (!changed.is_empty()).then(|| self.contents());
         for (id, ends) in news {
             changed.insert(id);
             self.sources.entry(id).and_modify(|known| known.1 = ends);
         }
-        self.cut = cut;
+        changed.extend(of_times);
+        (self.cut, self.times) = (cut, times);
         self.shared.publish(|all| all.advance(cut, tables, &changed));
         if weight > 0 {
             let took = self.shared.clock.monotonic().saturating_sub(begun);
@@ -80,12 +85,27 @@ impl Coordinator {
         Ok(news)
     }
 
+    /// Where ticks and idle events end at the cut; and who is concerned if there are more than before.
+    fn news_of_times(&self, log: &dyn InputLog, cut: Cut) -> Result<((i64, i64), Vec<RelationId>), LogError> {
+        let (ticks, idle) = times(log, cut)?;
+        let mut concerned = Vec::new();
+        if ticks > self.times.0 {
+            concerned.push(CLOCK);
+        }
+        if idle > self.times.1 {
+            let has_timeout = |id: &&RelationId| {
+                let watermark = self.catalog.relation(**id).and_then(|source| source.watermark());
+                watermark.is_some_and(|watermark| watermark.idle_timeout_us.is_some())
+            };
+            concerned.extend(self.sources.keys().filter(has_timeout));
+        }
+        Ok(((ticks, idle), concerned))
+    }
+
     /// The tables as they are.
     pub(super) fn contents(&self) -> Contents {
-        let one = |(id, collection): (&RelationId, &Collection)| {
-            let error = self.inputs.get(id).and_then(Input::first_error);
-            (*id, Content { version: collection.version(), error })
-        };
+        let one =
+            |(id, collection): (&RelationId, &Collection)| (*id, content_of(self.inputs.get(id), collection.version()));
         self.tables.iter().map(one).collect()
     }
 
@@ -100,6 +120,12 @@ impl Coordinator {
             }
         });
     }
+}
+
+/// What is seen of a table.
+pub(super) fn content_of(input: Option<&Input>, version: Arc<Version>) -> Content {
+    let newest_ms = input.map_or(0, |input| input.state.newest_timestamp_ms);
+    Content { version, error: input.and_then(Input::first_error), newest_ms }
 }
 
 /// Reads a table up to the ends and applies what it says to its content.
@@ -155,6 +181,11 @@ fn weight_of(
         }
     }
     Ok(weight)
+}
+
+/// Where ticks and idle events end at a cut.
+pub(super) fn times(log: &dyn InputLog, cut: Cut) -> Result<(i64, i64), LogError> {
+    Ok((ticks_end(log, cut)?, idle_end(log, cut)?))
 }
 
 /// Where the partitions of a topic end at a cut.

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::Receiver;
 use mainstem_catalog::{Relation, RelationId, RelationKind};
+use mainstem_sql::ClockUse;
 
 use super::coordinator::{Coordinator, LaneHandle, Merging};
 use super::orders::{Order, What};
-use super::tables::{positions, read_table};
+use super::tables::{content_of, positions, read_table};
 use super::{
-    BROKEN, Command, Content, Input, JobState, Lane, LaneCommand, LaneId, Pacing, View, again, topic_of_letters,
+    BROKEN, CLOCK, Command, Content, Input, JobState, Lane, LaneCommand, LaneId, Pacing, View, again, topic_of_letters,
 };
 use crate::backfill::{Backfill, Context, Frontier};
 use crate::backfill_pace::Pace;
@@ -19,6 +20,7 @@ use crate::collection::{Collection, ContentState};
 use crate::error::EngineError;
 use crate::input_log::{Cut, LogError};
 use crate::state::{Layers, Owner};
+use crate::ticks::TickReader;
 
 /// Views with less history than a slice divided by this are made at once.
 const AT_ONCE_PART: usize = 16;
@@ -36,6 +38,10 @@ enum Missing {
     Failed(RelationId),
 }
 
+fn needs_clock(view: &View) -> bool {
+    view.clock != ClockUse::None
+}
+
 impl Coordinator {
     /// Takes in the newest definitions: drops what is gone, begins what is new, and publishes.
     pub(super) fn take_catalog(&mut self) -> Result<(), EngineError> {
@@ -49,6 +55,7 @@ impl Coordinator {
         self.failed.retain(is_live);
         self.shared.forget_jobs();
         self.forget_views(&is_live);
+        self.take_outputs(&catalog)?;
         let mut ready = Vec::new();
         for relation in catalog.relations() {
             match &relation.kind {
@@ -68,6 +75,7 @@ impl Coordinator {
                 _ => {}
             }
         }
+        self.keep_orders();
         let tables = self.contents();
         self.shared.publish(|all| all.set_tables(tables));
         ready.extend(self.begin_views()?);
@@ -141,6 +149,7 @@ impl Coordinator {
                 state: self.shared.state.clone(),
                 dead_letters: self.dead_letters.clone(),
                 topic_of_letters: topic_of_letters(&self.shared),
+                catalog: self.catalog.clone(),
                 progress: self.shared.set_job(&relation, JobState::Waiting),
             };
             let catalog = self.catalog.clone();
@@ -170,7 +179,10 @@ impl Coordinator {
             }
             self.waiting.remove(&id);
             let below = backfill.below();
-            let now = self.shared.with_frontiers(|all| all.common(&below)).map(|now| Frontier::from(&now));
+            let now = self.shared.with_frontiers(|all| {
+                let now = all.common(&below).map(|now| all.short_of_held(id, &below, now));
+                now.map(|now| Frontier::from(&now))
+            });
             let rows = now.as_ref().map(|now| backfill.distance(now)).transpose()?;
             let is_short = |rows: u64| rows <= (self.config.slice_rows / AT_ONCE_PART) as u64;
             match (now, rows) {
@@ -264,15 +276,16 @@ impl Coordinator {
             handle.views.insert(id);
             let of = handle.merging.as_ref().map_or_else(|| vec![*lane], Merging::lanes);
             let is_table = |id: &RelationId| self.sources.contains_key(id) || self.tables.contains_key(id);
-            let inputs: Vec<RelationId> = inputs.into_iter().filter(is_table).collect();
+            let clock = needs_clock(&backfill.view).then_some(CLOCK);
+            let inputs: Vec<RelationId> = inputs.into_iter().filter(is_table).chain(clock).collect();
             self.shared.publish(|all| of.into_iter().for_each(|lane| all.add_inputs(lane, inputs.iter().copied())));
             let _ = handle.commands.send(LaneCommand::Join(Box::new(backfill)));
             return Ok(false);
         }
         let Frontier { cut, below } = backfill.stands();
         let tables = below.into_iter().map(|(id, version)| {
-            let error = self.inputs.get(&id).and_then(Input::first_error);
-            (id, Content { version, error })
+            let content = content_of(self.inputs.get(&id), version);
+            (id, content)
         });
         let tables = tables.collect();
         let Backfill { view, sources, .. } = backfill;
@@ -294,8 +307,10 @@ impl Coordinator {
         let (sender, commands) = crossbeam_channel::unbounded();
         let is_over = Arc::new(AtomicBool::new(false));
         let views = parts.views.keys().copied().collect();
-        let lane = self.lane_of_parts(id, commands, parts, is_over.clone());
-        let inputs = lane.sources.keys().chain(lane.tables.keys()).copied().collect();
+        let mut lane = self.lane_of_parts(id, commands, parts, is_over.clone());
+        self.unless_damaged(|_| lane.keep_orders());
+        let clock = lane.views.values().any(needs_clock).then_some(CLOCK);
+        let inputs = lane.sources.keys().chain(lane.tables.keys()).copied().chain(clock).collect();
         let contents = lane.contents();
         let begun = sender.clone();
         self.shared.publish(|all| all.add_lane(id, (lane.cut, contents), inputs, begun));
@@ -304,7 +319,7 @@ impl Coordinator {
         Ok(id)
     }
 
-    fn run_lane(&mut self, lane: Lane) -> Result<(), EngineError> {
+    fn run_lane(&mut self, mut lane: Lane) -> Result<(), EngineError> {
         // Counters are seen from the start.
         lane.publish();
         self.spawn(&format!("engine-lane-{}", lane.id.0), move || lane.run())
@@ -329,6 +344,8 @@ impl Coordinator {
             views,
             pacing: Pacing::new(self.config.slice_rows),
             ahead: BTreeMap::new(),
+            sorted: Arc::default(),
+            ticks: TickReader::default(),
             orders: Vec::new(),
             joining: Vec::new(),
             is_over,
@@ -402,8 +419,10 @@ impl Coordinator {
         self.running.remove(&id);
         if let Some(relation) = self.catalog.relation(id) {
             tracing::error!(name = %relation.name, %reason, "a relation cannot run");
+            self.shared.outputs.fail_from(id, &reason);
             self.shared.set_job(relation, JobState::Failed(reason));
             self.failed.insert(id);
+            self.shared.publish(|_| ());
         }
     }
 }

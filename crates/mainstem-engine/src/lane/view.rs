@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mainstem_catalog::{Relation, RelationId};
-use mainstem_sql::Graph;
+use mainstem_sql::{ClockUse, Graph};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Kept;
@@ -14,6 +14,7 @@ use crate::error::EngineError;
 use crate::incremental::{Circuit, Shards};
 use crate::input_log::Cut;
 use crate::state::{Layers, Owner, StateRoot};
+use crate::watermark::Times;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -23,13 +24,15 @@ pub(crate) struct View {
     pub(crate) counters: ViewState,
     /// The relations it reads, in order of id.
     pub(crate) reads: Arc<[RelationId]>,
+    pub(crate) clock: ClockUse,
     circuit: Circuit,
     layers: Arc<Layers>,
     /// What it was last said to take of the memory for state.
     held_bytes: u64,
-    /// Something was pushed, or the watermark has moved, since the last version.
+    /// Something was pushed since the last version.
     is_touched: bool,
-    watermark_us: Option<i64>,
+    /// Of the last version.
+    times: Times,
 }
 
 /// What a checkpoint keeps of a view besides its circuit and its collection.
@@ -78,6 +81,7 @@ impl View {
         let mut collection = Collection::try_new(schema, KeyKind::WholeRow)?;
         collection.attach(layers, cut, content)?;
         Ok(View {
+            clock: graph.clock_use(),
             relation: relation.clone(),
             collection,
             counters,
@@ -86,7 +90,7 @@ impl View {
             layers: layers.clone(),
             held_bytes: 0,
             is_touched: true,
-            watermark_us: None,
+            times: Times::default(),
         })
     }
 
@@ -117,14 +121,14 @@ impl View {
     }
 
     /// Ends a version. Answers what changed in the view's content, if anything did.
-    pub(crate) fn finish(&mut self, cut: Cut, watermark_us: Option<i64>) -> Option<Delta> {
-        if !self.is_touched && self.watermark_us == watermark_us {
+    pub(crate) fn finish(&mut self, cut: Cut, times: Times) -> Option<Delta> {
+        if !self.is_touched && self.times == times {
             self.keep_within_budget();
             return None;
         }
         self.is_touched = false;
-        self.watermark_us = watermark_us;
-        let finished = self.circuit.finish_version(watermark_us);
+        self.times = times;
+        let finished = self.circuit.finish_version_at(times);
         if let Some(error) = self.circuit.take_failure() {
             self.layers.root().note_damage(&error);
         }

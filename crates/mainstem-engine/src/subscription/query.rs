@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use mainstem_catalog::{Catalog, RelationId, RelationKind};
-use mainstem_sql::{Graph, Operator, SqlError};
+use mainstem_sql::{ClockUse, Graph, Operator, SqlError};
 
 use super::{PART_ROWS, Places};
 use crate::batch::{engine_error, log_error, view_error};
@@ -24,6 +24,7 @@ use crate::error::EngineError;
 use crate::incremental::{Circuit, VersionOutput};
 use crate::input_log::{Cut, InputLog};
 use crate::lane::{Input, Next, Pacing, Published, Reading, Shared};
+use crate::ticks::TickReader;
 use crate::watermark::lowest;
 
 #[derive(Debug)]
@@ -139,7 +140,13 @@ impl QueryFeed {
             return Ok(false);
         }
         let log = self.log.clone();
-        let next = Next::of(&mut self.sources, &*log, &mut self.pacing, self.cut, Some(self.to));
+        let next = Next::of(
+            &mut self.sources,
+            (&TickReader::default(), ClockUse::None),
+            &*log,
+            &mut self.pacing,
+            (self.cut, Some(self.to)),
+        );
         let Some(next) = next.map_err(|error| log_error(&error))? else { return Ok(false) };
         let failed = RefCell::new(None);
         let again = |error: &crate::input_log::LogError| {
@@ -155,7 +162,7 @@ impl QueryFeed {
         };
         for (id, input) in &mut self.sources {
             let circuit = &mut self.circuit;
-            let read = input.read_source(&reading, &next.ends[id], &mut |delta| circuit.push(*id, delta));
+            let read = input.read_source(&reading, (next.cut, &next.ends[id]), &mut |delta| circuit.push(*id, delta));
             if let Err(error) = read {
                 return Err(failed.take().map_or_else(|| engine_error(&error), |error| log_error(&error)));
             }
@@ -169,8 +176,8 @@ impl QueryFeed {
     }
 
     fn finish(&mut self) -> Result<(), SqlError> {
-        let watermark_us = lowest(self.sources.values().filter_map(Input::event_time));
-        let VersionOutput { output, errors, .. } = self.circuit.finish_version(watermark_us);
+        let times = lowest(self.sources.values().filter_map(Input::event_time));
+        let VersionOutput { output, errors, .. } = self.circuit.finish_version_at(times);
         for (message, weight) in errors {
             *self.errors.entry(message).or_default() += weight;
         }

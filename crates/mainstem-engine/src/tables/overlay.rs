@@ -7,6 +7,7 @@ use arrow::array::{Array, BooleanArray, RecordBatch};
 use arrow::compute::{filter_record_batch, interleave_record_batch};
 use arrow::datatypes::SchemaRef;
 
+use crate::batch::{Lookup, Range};
 use crate::collection::Version;
 use crate::input_log::Cut;
 
@@ -169,11 +170,34 @@ impl Image {
         if self.overlay.is_empty() {
             return Box::new(self.version.scan(Some(columns), batch_rows));
         }
+        self.with_written(self.version.scan(None, batch_rows), columns)
+    }
+
+    /// Some columns of the rows in the ranges of a lookup, and of all rows that are written over the version.
+    pub(crate) fn look_up(
+        &self,
+        lookup: &Lookup,
+        columns: &[usize],
+        batch_rows: usize,
+    ) -> Box<dyn Iterator<Item = RecordBatch> + Send> {
+        let projection = self.overlay.is_empty().then_some(columns);
+        let order = self.version.orders().nth(lookup.order).expect("an order of the version");
+        let scan = |range: &Range| order.within(&range.from, range.before.as_deref(), projection, batch_rows);
+        let scans: Vec<_> = lookup.ranges.iter().map(scan).collect();
+        let found = scans.into_iter().flatten();
+        if projection.is_some() { Box::new(found) } else { self.with_written(found, columns) }
+    }
+
+    fn with_written(
+        &self,
+        of_version: impl Iterator<Item = RecordBatch> + Send + 'static,
+        columns: &[usize],
+    ) -> Box<dyn Iterator<Item = RecordBatch> + Send> {
         let (version, overlay, columns) = (self.version.clone(), self.overlay.clone(), columns.to_vec());
         let written = overlay.changes.values().filter(|change| !change.is_deleted);
         let written: Vec<Row> = written.map(|change| change.row.clone()).collect();
         let written = batch_of_rows(version.schema(), &written);
-        let unchanged = self.version.scan(None, batch_rows).map(move |batch| {
+        let unchanged = of_version.map(move |batch| {
             let keys = version.key_of(&batch);
             let kept: BooleanArray = keys.iter().map(|key| Some(overlay.get(key).is_none())).collect();
             filter_record_batch(&batch, &kept).expect("a mask as long as the batch")

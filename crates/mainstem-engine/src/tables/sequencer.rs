@@ -46,6 +46,7 @@ pub(super) struct Sequencers {
 /// What a sequencer knows.
 #[derive(Debug)]
 pub(super) struct TableState {
+    relation: RelationId,
     codec: TableCodec,
     topic: Uuid,
     /// Accepted and not published.
@@ -232,7 +233,8 @@ impl TableState {
     fn new(relation: &Relation) -> Result<TableState, DmlError> {
         let codec = TableCodec::new(relation).map_err(|error| engine_error(&error))?;
         let topic = relation.topic().expect("a table has a topic");
-        Ok(TableState { codec, topic, pending: Arc::default(), order: VecDeque::new(), end: None })
+        let relation = relation.id;
+        Ok(TableState { relation, codec, topic, pending: Arc::default(), order: VecDeque::new(), end: None })
     }
 
     /// What is published need not be kept.
@@ -253,14 +255,17 @@ impl TableState {
         }
     }
 
-    /// Only this sequencer writes to the topic, so what is durable when nothing of it is on its way is all there is.
+    /// Only this sequencer writes to the topic, so what is durable when nothing of it is on its way is all there is. The
+    /// lane writes late rows as well: then a change may be refused, as when another session was faster.
     fn end(&mut self, engine: &Engine) -> Result<i64, DmlError> {
-        if let Some(end) = self.end {
+        let keeps_late_rows = engine.shared.catalog().keeps_late_rows(self.relation);
+        if let Some(end) = self.end.filter(|_| !keeps_late_rows) {
             return Ok(end);
         }
         let input = engine.input();
         let end = input.position(self.topic, PARTITION, input.newest());
         let end = end.map_err(|error| engine_error(&EngineError::Log(error)))?;
+        let end = self.end.unwrap_or(0).max(end);
         self.end = Some(end);
         Ok(end)
     }

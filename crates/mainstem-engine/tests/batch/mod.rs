@@ -1,4 +1,5 @@
 //! Batch queries and the oracle, over real engines.
 
+mod event_time;
 mod queries;
 mod views;

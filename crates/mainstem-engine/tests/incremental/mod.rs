@@ -8,6 +8,7 @@ mod oracle;
 mod random_graphs;
 mod sql_programs;
 mod tables;
+mod temporal;
 mod work;
 
 pub(crate) use oracle::{reopened, shards};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mainstem_engine::Cut;
 use mainstem_engine::input_log::{
-    AcceptedCommit, Batches, CommitDone, CommitError, Hold, InputLog, LogError, LogRecord, OutRecord, OutputCommit,
-    OutputLog, TopicAppend,
+    AcceptedCommit, Ahead, Batches, CommitDone, CommitError, Hold, InputLog, LogError, LogRecord, OutRecord,
+    OutputCommit, OutputLog, OutputStep, TopicAppend,
 };
 use parking_lot::{Condvar, Mutex};
 use uuid::Uuid;
@@ -22,6 +22,13 @@ pub(crate) type Appends = Vec<((Uuid, i32), Vec<(Key, Key)>)>;
 
 type Wake = Box<dyn Fn() + Send + Sync>;
 
+/// One commit of a sink.
+#[derive(Clone, Debug)]
+pub(crate) struct SinkCommit {
+    pub(crate) step: OutputStep,
+    pub(crate) records: Vec<(i32, OutRecord)>,
+}
+
 #[derive(Default)]
 struct State {
     csn: u64,
@@ -29,7 +36,11 @@ struct State {
     /// By partition: the next offset after each entry that grew it.
     ends: HashMap<(Uuid, i32), Vec<(u64, i64)>>,
     partitions: BTreeMap<Uuid, i32>,
-    committed: HashMap<String, Cut>,
+    committed: HashMap<String, (Cut, Option<Ahead>)>,
+    /// What sinks have committed, in order.
+    sunk: Vec<SinkCommit>,
+    /// So many commits of sinks are taken, then none: the process dies between two of them.
+    sink_commits_left: Option<u64>,
     wakes: Vec<Arc<Wake>>,
     /// Reads from here on are damaged.
     damaged: HashMap<(Uuid, i32), i64>,
@@ -100,6 +111,16 @@ impl MemoryLog {
 
     pub(crate) fn reads(&self) -> u64 {
         self.state.lock().reads
+    }
+
+    /// What a sink has committed, in order.
+    pub(crate) fn sunk(&self, output: &str) -> Vec<SinkCommit> {
+        self.state.lock().sunk.iter().filter(|commit| commit.step.output == output).cloned().collect()
+    }
+
+    /// Sinks may commit so often from now on; none: as often as they like.
+    pub(crate) fn let_sinks_commit(&self, count: Option<u64>) {
+        self.state.lock().sink_commits_left = count;
     }
 
     /// The first offset that some hold keeps.
@@ -215,11 +236,22 @@ impl OutputLog for MemoryLog {
         let (cut, base_offsets, wakes) = {
             let mut state = self.state.lock();
             if let Some(step) = &commit.output {
-                let committed = state.committed.get(&step.output).copied().unwrap_or_default();
+                let (committed, _) = state.committed.get(&step.output).copied().unwrap_or_default();
                 if committed != step.expected {
                     return Err(CommitError::Fenced { committed });
                 }
-                state.committed.insert(step.output.clone(), step.new);
+                if step.output.starts_with("sink:") {
+                    match &mut state.sink_commits_left {
+                        Some(0) => return Err(CommitError::Failed("the test lets no sink commit".to_owned())),
+                        Some(left) => *left -= 1,
+                        None => {}
+                    }
+                    let appends = commit.appends.iter();
+                    let records = appends.flat_map(|to| to.records.iter().map(|record| (to.partition, record.clone())));
+                    let records = records.collect();
+                    state.sunk.push(SinkCommit { step: step.clone(), records });
+                }
+                state.committed.insert(step.output.clone(), (step.new, step.ahead));
             }
             state.csn += 1;
             let csn = state.csn;
@@ -244,6 +276,10 @@ impl OutputLog for MemoryLog {
     }
 
     fn committed(&self, output: &str) -> Result<Cut, CommitError> {
-        Ok(self.state.lock().committed.get(output).copied().unwrap_or_default())
+        Ok(self.state.lock().committed.get(output).copied().unwrap_or_default().0)
+    }
+
+    fn ahead(&self, output: &str) -> Result<Option<Ahead>, CommitError> {
+        Ok(self.state.lock().committed.get(output).and_then(|(_, ahead)| *ahead))
     }
 }

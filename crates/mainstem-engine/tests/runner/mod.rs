@@ -7,4 +7,5 @@ mod lanes;
 mod log;
 mod random_runs;
 mod restart;
+mod sinks;
 mod world;

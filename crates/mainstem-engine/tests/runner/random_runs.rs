@@ -15,7 +15,7 @@ fn seeds() -> Vec<u64> {
     }
 }
 
-fn events(random: &mut StdRng, now: &mut i64) -> [Vec<Option<Event1>>; 2] {
+pub(crate) fn events(random: &mut StdRng, now: &mut i64) -> [Vec<Option<Event1>>; 2] {
     let many = if random.random_bool(0.1) { 200 } else { 12 };
     // Now and then only one partition gets something: they begin at different entries.
     let mut events = [Vec::new(), Vec::new()];
@@ -39,7 +39,7 @@ fn new_view(random: &mut StdRng, world: &mut World) {
         let found = world.views.iter().find(|(_, found)| **found == kind).map(|(id, _)| *id);
         found.unwrap_or_else(|| world.define(kind))
     };
-    let kind = match random.random_range(0..9) {
+    let kind = match random.random_range(0..12) {
         0 => Kind::ByKey,
         1 => Kind::TableTotal,
         2 => Kind::Divided,
@@ -47,13 +47,15 @@ fn new_view(random: &mut StdRng, world: &mut World) {
         4 => Kind::Closed,
         5 => Kind::Pairs,
         6..8 => Kind::Both(of(world, Kind::ByKey), of(world, Kind::TableTotal)),
+        8..10 => Kind::Early,
+        10 => Kind::Upcoming,
         _ => Kind::Total(of(world, Kind::ByKey)),
     };
     world.define(kind);
 }
 
 /// Changes that keep the sum of the table, or make and delete rows.
-fn table_changes(random: &mut StdRng, world: &World) -> Vec<(i64, Option<i64>)> {
+pub(crate) fn table_changes(random: &mut StdRng, world: &World) -> Vec<(i64, Option<i64>)> {
     (0..random.random_range(1..8))
         .map(|_| {
             let id = random.random_range(0..20);
@@ -65,14 +67,23 @@ fn table_changes(random: &mut StdRng, world: &World) -> Vec<(i64, Option<i64>)> 
 
 fn step(random: &mut StdRng, world: &mut World, now: &mut i64, engine: Engine) -> Engine {
     match random.random_range(0..100) {
-        0..40 => {
+        0..4 => {
+            world.write_idle(random.random_range(0..2), random.random_bool(0.2));
+            engine
+        }
+        4..9 => {
+            let now_us = world.now_us.unwrap_or(0).max(*now - random.random_range(0..100)) + 1;
+            world.write_tick(now_us);
+            engine
+        }
+        9..42 => {
             let events = events(random, now);
             if !events.iter().all(Vec::is_empty) {
                 world.write_events(events);
             }
             engine
         }
-        40..60 => {
+        42..60 => {
             let changes = table_changes(random, world);
             world.write_table(&changes);
             engine
@@ -155,6 +166,9 @@ fn run(seed: u64, state_path: Option<PathBuf>) {
     let letters = world.letters();
     assert!(letters.values().all(|count| *count == 1), "twice: {letters:?}");
     assert_eq!(letters.into_keys().collect::<std::collections::BTreeSet<_>>(), world.poison());
+    let late = world.late_rows();
+    assert!(late.values().all(|count| *count == 1), "twice: {late:?}");
+    assert_eq!(late.into_keys().collect::<std::collections::BTreeSet<_>>(), world.late_places());
     let stats = engine.stats().relations;
     let source = &stats[&SOURCE];
     assert_eq!((source.late, source.dead_letters), (world.late(), world.poison().len() as u64));

@@ -11,14 +11,17 @@ use bytes::Bytes;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::Operator as Op;
 use mainstem_catalog::{
-    Catalog, Column, DEAD_LETTERS_TOPIC, Dependency, Encoding, Event, Include, IncludeKind, Origin, Relation,
-    RelationId, RelationKind, SourceDefinition, SqlType, TableDefinition, Topic, TopicOwner, ViewDefinition, Watermark,
+    Catalog, Column, DEAD_LETTERS_TOPIC, Dependency, Encoding, Event, IDLE_TOPIC, IDLE_TOPIC_ID, Include, IncludeKind,
+    Origin, Relation, RelationId, RelationKind, SourceDefinition, SqlType, TICKS_TOPIC, TICKS_TOPIC_ID,
+    TableDefinition, Topic, TopicOwner, ViewDefinition, Watermark,
 };
 use mainstem_engine::incremental::Shards;
+use mainstem_engine::ticks::{IdleEvent, Tick};
 use mainstem_engine::{Cut, Engine, EngineConfig, EngineParts, InputLog, PinnedRelation, RestoreReport, Version};
 use mainstem_sql::graph::GRAPH_VERSION;
 use mainstem_sql::{
     Aggregate, AggregateFunction, Graph, GraphField, JoinKind, Literal, Node, Operator, OperatorId, Scalar,
+    TimeComparison,
 };
 use mainstem_testkit::{SimClock, SimDisk};
 use uuid::Uuid;
@@ -27,10 +30,16 @@ use super::log::{Appends, MemoryLog};
 
 pub(crate) const SOURCE: RelationId = RelationId(16384);
 pub(crate) const TABLE: RelationId = RelationId(16385);
+/// What of the source was late.
+pub(crate) const LATE_TABLE: RelationId = RelationId(16386);
 pub(crate) const SOURCE_TOPIC: Uuid = Uuid::from_u128(1);
 pub(crate) const TABLE_TOPIC: Uuid = Uuid::from_u128(2);
 pub(crate) const LETTERS_TOPIC: Uuid = Uuid::from_u128(3);
-pub(crate) const DELAY_US: i64 = 50;
+pub(crate) const LATE_TOPIC: Uuid = Uuid::from_u128(4);
+pub(crate) const DELAY_US: i64 = 30;
+pub(crate) const LATENESS_US: i64 = 20;
+/// How often windows that are open are shown.
+const EARLY_US: i64 = 40;
 pub(crate) const WINDOW_US: i64 = 100;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -44,7 +53,7 @@ pub(crate) struct Event1 {
 }
 
 /// What views there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     /// `SELECT k, count(*), sum(v) FROM source GROUP BY k`
     ByKey,
@@ -62,6 +71,10 @@ pub(crate) enum Kind {
     Both(RelationId, RelationId),
     /// `SELECT count(*) FROM source a JOIN source b ON a.k = b.k`: pairs in the square of the records
     Pairs,
+    /// The same WITH EARLY EVERY [`EARLY_US`].
+    Early,
+    /// `SELECT k FROM source WHERE ts > now()`
+    Upcoming,
 }
 
 pub(crate) type Row = Vec<Option<i64>>;
@@ -80,6 +93,10 @@ pub(crate) struct World {
     is_late: [Vec<bool>; 2],
     /// By partition: its watermark, once it has begun.
     watermarks_us: [Option<Option<i64>>; 2],
+    is_idle: [bool; 2],
+    pub(crate) now_us: Option<i64>,
+    /// How much was written of each partition when windows were shown early.
+    shown_early: [usize; 2],
     pub(crate) table: BTreeMap<i64, i64>,
     pub(crate) config: EngineConfig,
 }
@@ -92,13 +109,16 @@ impl World {
             (SOURCE_TOPIC, "events", 2, TopicOwner::Anyone),
             (TABLE_TOPIC, "accounts", 1, TopicOwner::Table(TABLE)),
             (LETTERS_TOPIC, DEAD_LETTERS_TOPIC, 1, TopicOwner::Internal),
+            (LATE_TOPIC, "late_events", 1, TopicOwner::Table(LATE_TABLE)),
+            (TICKS_TOPIC_ID, TICKS_TOPIC, 1, TopicOwner::Internal),
+            (IDLE_TOPIC_ID, IDLE_TOPIC, 1, TopicOwner::Internal),
         ];
         for (id, name, partitions, owner) in topics {
             log.create_topic(id, partitions);
             let topic = Topic { id, name: name.to_owned(), partitions, owner, configs: BTreeMap::new() };
             catalog.apply(&Event::TopicCreated { topic }).expect("a new topic");
         }
-        for relation in [source(), table()] {
+        for relation in [source(), table(), late_table()] {
             catalog.apply(&Event::RelationCreated { relation: Box::new(relation) }).expect("a new relation");
         }
         let config = EngineConfig { slice_rows: 64, read_bytes_max: 2000, ..EngineConfig::default() };
@@ -111,6 +131,9 @@ impl World {
             written: [Vec::new(), Vec::new()],
             is_late: [Vec::new(), Vec::new()],
             watermarks_us: [None, None],
+            is_idle: [false, false],
+            now_us: None,
+            shown_early: [0, 0],
             table: BTreeMap::new(),
             config,
         }
@@ -222,6 +245,26 @@ impl World {
         self.log.append(vec![((TABLE_TOPIC, 0), records)])
     }
 
+    /// A partition is said to have been idle; a stale event was overtaken by a record.
+    pub(crate) fn write_idle(&mut self, partition: usize, is_stale: bool) {
+        let offset = self.written[partition].len() as i64 - i64::from(is_stale);
+        if offset < 0 {
+            return;
+        }
+        let event = IdleEvent { source: SOURCE, partition: partition as i32, offset };
+        self.log.append(vec![((IDLE_TOPIC_ID, 0), vec![(None, event.record(0).value)])]);
+        self.is_idle[partition] |= !is_stale && self.watermarks_us[partition].is_some();
+    }
+
+    pub(crate) fn write_tick(&mut self, now_us: i64) {
+        self.log.append(vec![((TICKS_TOPIC_ID, 0), vec![(None, Tick { now_us }.record().value)])]);
+        let interval = |now_us: i64| now_us.div_euclid(EARLY_US);
+        if self.now_us.is_none_or(|before_us| interval(now_us) > interval(before_us)) {
+            self.shown_early = [0, 1].map(|partition| self.written[partition].len());
+        }
+        self.now_us = Some(now_us);
+    }
+
     /// What a view must hold, and whether an error must stand in it.
     pub(crate) fn expected(&self, kind: Kind) -> (BTreeMap<Row, usize>, bool) {
         let events = || self.written.iter().flatten().flatten();
@@ -270,15 +313,28 @@ impl World {
                     rows.extend(good.map(|(offset, event)| vec![Some(p), Some(offset), Some(event.k)]));
                 }
             }
-            Kind::Closed => {
-                let all = self.written.iter().flatten().zip(self.is_late.iter().flatten());
-                let in_time: Vec<Event1> =
-                    all.filter(|(_, is_late)| !**is_late).filter_map(|(event, _)| *event).collect();
-                let groups = by_key(&mut in_time.iter(), &|event| event.ts.map(window_end));
+            Kind::Closed | Kind::Early => {
+                let in_time = |counts: [usize; 2]| {
+                    let parts = self.written.iter().zip(&self.is_late).zip(counts);
+                    let part = |((events, late), count): ((&'_ Vec<Option<Event1>>, &'_ Vec<bool>), usize)| {
+                        let in_time = events.iter().zip(late).take(count).filter(|(_, is_late)| !**is_late);
+                        in_time.filter_map(|(event, _)| *event).collect::<Vec<Event1>>()
+                    };
+                    let events: Vec<Event1> = parts.flat_map(part).collect();
+                    by_key(&mut events.iter(), &|event| event.ts.map(window_end))
+                };
                 let watermark = self.watermark_us();
-                let is_closed = |end: Option<i64>| end.is_some_and(|end| watermark.is_some_and(|at| end <= at));
-                let closed = groups.into_iter().filter(|(end, _)| is_closed(*end));
-                rows.extend(closed.map(|(end, (count, sum))| vec![end, Some(count), Some(sum)]));
+                let is_closed = |end: &Option<i64>| end.is_some_and(|end| watermark.is_some_and(|at| end <= at));
+                let row = |(end, (count, sum)): (Option<i64>, (i64, i64))| vec![end, Some(count), Some(sum)];
+                rows.extend(in_time([usize::MAX; 2]).into_iter().filter(|(end, _)| is_closed(end)).map(row));
+                if kind == Kind::Early {
+                    let open = |end: &Option<i64>| end.is_some() && !is_closed(end);
+                    rows.extend(in_time(self.shown_early).into_iter().filter(|(end, _)| open(end)).map(row));
+                }
+            }
+            Kind::Upcoming => {
+                let is_upcoming = |event: &&Event1| event.ts.zip(self.now_us).is_some_and(|(ts, now_us)| ts > now_us);
+                rows.extend(events().filter(is_upcoming).map(|event| vec![Some(event.k)]));
             }
         }
         let mut counted = BTreeMap::new();
@@ -286,23 +342,50 @@ impl World {
         (counted, has_error)
     }
 
-    /// The smallest watermark of the partitions that have begun.
+    /// The smallest watermark of the partitions that have begun and are not idle; the largest if all are.
     fn watermark_us(&self) -> Option<i64> {
-        self.watermarks_us.iter().flatten().min().copied().flatten()
+        let of = |idle: bool| {
+            let parts = self.watermarks_us.iter().zip(self.is_idle).filter(move |(_, is_idle)| *is_idle == idle);
+            parts.filter_map(|(watermark_us, _)| *watermark_us)
+        };
+        of(false).min().unwrap_or_else(|| of(true).max().flatten())
     }
 
-    /// One entry arrives: a partition begins at the watermark of the source before it.
+    /// One entry arrives: a partition begins, or is idle no more, at the watermark of the source before it.
     fn observe(&mut self, events: &[Vec<Option<Event1>>; 2]) {
         let floor_us = self.watermark_us();
         for (partition, events) in events.iter().enumerate().filter(|(_, events)| !events.is_empty()) {
             let watermark_us = self.watermarks_us[partition].get_or_insert(floor_us);
+            if std::mem::take(&mut self.is_idle[partition]) {
+                *watermark_us = (*watermark_us).max(floor_us);
+            }
             for event in events {
                 let ts = event.and_then(|event| event.ts);
-                let is_late = ts.zip(*watermark_us).is_some_and(|(ts, watermark_us)| ts < watermark_us);
+                let is_late = ts.zip(*watermark_us).is_some_and(|(ts, watermark_us)| ts < watermark_us - LATENESS_US);
                 self.is_late[partition].push(is_late);
                 *watermark_us = (*watermark_us).max(ts.map(|ts| ts - DELAY_US));
             }
         }
+    }
+
+    /// Places of the late rows that the table got, each with how often it was written.
+    pub(crate) fn late_rows(&self) -> BTreeMap<(i64, i64), usize> {
+        let mut places = BTreeMap::new();
+        for record in self.log.records(LATE_TOPIC, 0) {
+            let row: serde_json::Value = serde_json::from_slice(&record.value.expect("a row")).expect("JSON");
+            let place = |name: &str| row[name].as_i64().expect("a number");
+            *places.entry((place("late_partition"), place("late_offset"))).or_default() += 1;
+        }
+        places
+    }
+
+    /// Places of the rows that were late.
+    pub(crate) fn late_places(&self) -> BTreeSet<(i64, i64)> {
+        let of = |(partition, late): (i64, &Vec<bool>)| {
+            let late = (0..).zip(late).filter(|(_, is_late)| **is_late);
+            late.map(move |(offset, _)| (partition, offset)).collect::<Vec<_>>()
+        };
+        (0..).zip(&self.is_late).flat_map(of).collect()
     }
 
     pub(crate) fn late(&self) -> u64 {
@@ -404,7 +487,12 @@ fn source() -> Relation {
         topic_name: "events".to_owned(),
         encoding: Encoding::PlainJson,
         includes: vec![include(IncludeKind::Partition, 4), include(IncludeKind::Offset, 5)],
-        watermark: Some(Watermark { column: 2, delay_us: DELAY_US }),
+        watermark: Some(Watermark {
+            lateness_us: LATENESS_US,
+            idle_timeout_us: Some(1),
+            late_into: Some(LATE_TABLE),
+            ..Watermark::new(2, DELAY_US)
+        }),
     };
     let depends_on = vec![Dependency::Topic(SOURCE_TOPIC)];
     relation(SOURCE, "events", columns, RelationKind::Source(definition), depends_on)
@@ -420,6 +508,25 @@ fn table() -> Relation {
     };
     let depends_on = vec![Dependency::Topic(TABLE_TOPIC)];
     relation(TABLE, "accounts", columns, RelationKind::Table(definition), depends_on)
+}
+
+fn late_table() -> Relation {
+    let columns = vec![
+        column("k", SqlType::BigInt, true),
+        column("v", SqlType::BigInt, true),
+        column("ts", SqlType::Timestamp, true),
+        column("late_partition", SqlType::Integer, false),
+        column("late_offset", SqlType::BigInt, false),
+        column("late_watermark", SqlType::Timestamp, true),
+    ];
+    let definition = TableDefinition {
+        topic: LATE_TOPIC,
+        topic_name: "late_events".to_owned(),
+        primary_key: vec![3, 4],
+        watermark: None,
+    };
+    let depends_on = vec![Dependency::Topic(LATE_TOPIC)];
+    relation(LATE_TABLE, "late_events", columns, RelationKind::Table(definition), depends_on)
 }
 
 fn relation(
@@ -516,14 +623,29 @@ pub(crate) fn graph_of(kind: Kind) -> (Graph, Vec<Column>) {
             let expressions = (0..3).map(Scalar::Column).collect();
             nodes.add(Operator::Project { expressions }, Some(some), &ints(3));
         }
-        Kind::Closed => {
+        Kind::Upcoming => {
+            let two = [int.clone(), time.clone()];
+            let rows = input(&mut nodes, SOURCE, &[0, 2], &two);
+            let to = time.to_string();
+            let now = Scalar::Cast { to, is_try: false, argument: Box::new(Scalar::Column(0)) };
+            let upcoming = Operator::Temporal {
+                value: Scalar::Column(1),
+                comparison: TimeComparison::After,
+                bound: now,
+                is_steady: true,
+            };
+            let some = nodes.add(upcoming, Some(rows), &two);
+            nodes.add(Operator::Project { expressions: vec![Scalar::Column(0)] }, Some(some), &[int]);
+        }
+        Kind::Closed | Kind::Early => {
             let two = [time.clone(), int.clone()];
             let three = [time, int.clone(), int];
             let rows = input(&mut nodes, SOURCE, &[3, 1], &two);
             let in_time = nodes.add(Operator::DropLate {}, Some(rows), &two);
             let by_window = Operator::Aggregate { group: vec![Scalar::Column(0)], aggregates: vec![count(), sum(1)] };
             let windows = nodes.add(by_window, Some(in_time), &three);
-            nodes.add(Operator::EmitOnClose { window_end: 0 }, Some(windows), &three);
+            let early_us = (kind == Kind::Early).then_some(EARLY_US);
+            nodes.add(Operator::EmitOnClose { window_end: 0, early_us }, Some(windows), &three);
         }
     }
     let output = OperatorId(nodes.0.len() as u32 - 1);

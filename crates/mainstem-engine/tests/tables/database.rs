@@ -9,15 +9,16 @@ use arrow::util::display::array_value_to_string;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use mainstem_catalog::{
-    Catalog, Column, Dependency, Encoding, Event, Include, Relation, RelationId, RelationKind, SourceDefinition,
-    SqlType, TableDefinition, Topic, TopicOwner, ViewDefinition, Watermark,
+    Catalog, Column, Dependency, Encoding, Event, IDLE_TOPIC_ID, Include, Index, Relation, RelationId, RelationKind,
+    SourceDefinition, SqlType, TICKS_TOPIC_ID, TableDefinition, Topic, TopicOwner, ViewDefinition, Watermark,
 };
 use mainstem_engine::batch::{
     Comparison, ContextOptions, compare_view, plan_query, query_error, relations_of, run, session_context,
 };
 use mainstem_engine::tables::{Dml, DmlPlan, DmlResult, Tables, Transaction};
+use mainstem_engine::ticks::{IdleEvent, Tick};
 use mainstem_engine::{Cut, Engine, EngineConfig, EngineParts, InputLog};
-use mainstem_sql::statement::{ColumnDefinition, WatermarkClause};
+use mainstem_sql::statement::{ColumnDefinition, CreateIndex, WatermarkClause};
 use mainstem_sql::{SqlError, Statement, parse, plan_query as check_query, plan_view};
 use mainstem_testkit::{SimClock, SimDisk};
 use uuid::Uuid;
@@ -59,7 +60,10 @@ fn open(log: Arc<HeldLog>, disk: Arc<SimDisk>, clock: Arc<SimClock>, catalog: Ar
 impl Database {
     pub(crate) fn new(definitions: &[&str]) -> Database {
         let (disk, clock) = (SimDisk::new(1), SimClock::new(1_000_000));
-        let mut database = open(Arc::default(), disk, clock, Arc::default());
+        let log: Arc<HeldLog> = Arc::default();
+        log.create_topic(TICKS_TOPIC_ID, 1);
+        log.create_topic(IDLE_TOPIC_ID, 1);
+        let mut database = open(log, disk, clock, Arc::default());
         definitions.iter().for_each(|sql| database.define(sql));
         database
     }
@@ -82,6 +86,9 @@ impl Database {
 
     /// Any CREATE.
     pub(crate) fn define(&mut self, sql: &str) {
+        if let Statement::CreateIndex(create) = parse(sql).expect(sql).remove(0) {
+            return self.define_index(&create);
+        }
         let id = self.catalog.next_relation_id();
         let mut events = Vec::new();
         let relation = match parse(sql).expect(sql).remove(0) {
@@ -98,7 +105,7 @@ impl Database {
                     topic_name: source.topic.clone(),
                     encoding: Encoding::PlainJson,
                     includes,
-                    watermark: watermark_of(source.watermark.as_ref(), &columns),
+                    watermark: watermark_of(&self.catalog, source.watermark.as_ref(), &columns),
                 });
                 relation(id, &source.name.name, columns, kind, vec![Dependency::Topic(topic)], sql)
             }
@@ -115,7 +122,7 @@ impl Database {
                 relation(id, &table.name.name, columns, kind, vec![Dependency::Topic(topic)], sql)
             }
             Statement::CreateMaterializedView(view) => {
-                let plan = plan_view(&self.catalog, &view.query, &view.columns, view.emit_on_window_close).expect(sql);
+                let plan = plan_view(&self.catalog, &view.query, &view.columns, view.emit()).expect(sql);
                 let kind = RelationKind::MaterializedView(ViewDefinition {
                     query: plan.canonical_query,
                     emit_on_window_close: view.emit_on_window_close,
@@ -149,6 +156,20 @@ impl Database {
         }
     }
 
+    fn define_index(&mut self, create: &CreateIndex) {
+        let of = self.catalog.relation_named("public", &create.of.name).expect("a relation");
+        let columns = create.columns.iter().map(|name| of.column(name).expect("a column")).collect();
+        let columns: Vec<usize> = columns;
+        let (id, of, name) = (self.catalog.next_relation_id(), of.id, create.name.name.clone());
+        let index =
+            Index { id, schema: "public".to_owned(), name, of, columns: columns.clone(), sql: create.sql.clone() };
+        let mut catalog = self.catalog.as_ref().clone();
+        catalog.apply(&Event::IndexCreated { index: Box::new(index) }).expect("a new index");
+        self.catalog = Arc::new(catalog);
+        self.engine.catalog_changed(self.catalog.clone());
+        assert!(self.engine.wait_index_blocking(of, &columns, PATIENCE), "an index");
+    }
+
     fn new_topic(&self, name: &str, partitions: i32, owner: TopicOwner, events: &mut Vec<Event>) -> Uuid {
         if let Some(topic) = self.catalog.topic_named(name) {
             return topic.id;
@@ -172,6 +193,21 @@ impl Database {
             }
         }
         cut
+    }
+
+    /// What the clock showed.
+    pub(crate) fn tick(&self, now_us: i64) -> Cut {
+        self.log.produce(TICKS_TOPIC_ID, 0, vec![Tick { now_us }.record().value.expect("a tick")])
+    }
+
+    /// A partition of a source is said to be idle since it ended at the offset.
+    pub(crate) fn idle(&self, source: &str, partition: i32, offset: i64) -> Cut {
+        let event = IdleEvent { source: self.id(source), partition, offset };
+        self.log.produce(IDLE_TOPIC_ID, 0, vec![event.record(0).value.expect("an event")])
+    }
+
+    pub(crate) fn end_of(&self, topic: &str, partition: i32) -> i64 {
+        self.log.position(self.topic(topic), partition, self.log.newest()).expect("a partition")
     }
 
     pub(crate) async fn dml(&self, session: &mut Session, sql: &str) -> Result<DmlResult, SqlError> {
@@ -249,10 +285,11 @@ fn columns_of(definitions: &[ColumnDefinition]) -> Vec<Column> {
     definitions.iter().map(one).collect()
 }
 
-fn watermark_of(clause: Option<&WatermarkClause>, columns: &[Column]) -> Option<Watermark> {
-    let clause = clause?;
-    let column = columns.iter().position(|column| column.name == clause.column)?;
-    Some(Watermark { column, delay_us: clause.delay_us })
+fn watermark_of(catalog: &Catalog, clause: Option<&WatermarkClause>, columns: &[Column]) -> Option<Watermark> {
+    let WatermarkClause { column, delay_us, lateness_us, idle_timeout_us, late_into } = clause?.clone();
+    let column = columns.iter().position(|one| one.name == column)?;
+    let late_into = late_into.map(|name| catalog.relation_named("public", &name.name).expect("a table").id);
+    Some(Watermark { column, delay_us, lateness_us, idle_timeout_us, late_into })
 }
 
 fn relation(

@@ -3,6 +3,7 @@
 
 pub(crate) mod database;
 mod log;
+mod lookups;
 mod random;
 mod sessions;
 mod statements;

@@ -158,4 +158,23 @@ fn engine(state: &State, text: &mut Text) {
             text.sample(name, &[("relation", &relation.name), ("kind", relation.kind)], value(relation));
         }
     }
+    sinks(&engine, text);
+}
+
+fn sinks(engine: &mainstem_engine::EngineStats, text: &mut Text) {
+    let per_sink: [(&str, &str, fn(&mainstem_engine::SinkStats) -> u64); 5] = [
+        ("mainstem_sink_records_total", "Records written to the sink's topic", |sink| sink.records),
+        ("mainstem_sink_left_out_total", "Rows taken back that force_append_only left out", |sink| sink.left_out),
+        ("mainstem_sink_lag_records", "Records of the inputs that the sink has not taken in", |sink| sink.lag_records),
+        ("mainstem_sink_lag_milliseconds", "How far behind the inputs, in time", |sink| sink.lag_ms),
+        ("mainstem_sink_failed", "1 when the sink has stopped for good", |sink| {
+            u64::from(sink.state.starts_with("failed"))
+        }),
+    ];
+    for (name, help, value) in per_sink {
+        text.metric(name, if name.ends_with("_total") { "counter" } else { "gauge" }, help);
+        for sink in engine.sinks.values() {
+            text.sample(name, &[("sink", &sink.name)], value(sink));
+        }
+    }
 }

@@ -29,6 +29,7 @@ pub(super) fn render(state: &State) -> String {
         at.pg.port()
     );
     views(state, &mut page);
+    sinks(state, &mut page);
     topics(state, &mut page);
     groups(state, &mut page);
     page
@@ -90,6 +91,27 @@ fn views(state: &State, page: &mut String) {
     let header = ["name", "kind", "status", "rows", "size", "lag (records)", "lag (time)", "late rows", "dead letters"];
     let none = "None yet. Make one with <code>CREATE MATERIALIZED VIEW</code>.";
     table(page, "Sources, tables and views", &header, &rows, none);
+}
+
+fn sinks(state: &State, page: &mut String) {
+    let catalog = state.broker.catalog();
+    let row = |(id, sink): (&mainstem_catalog::RelationId, &mainstem_engine::SinkStats)| {
+        let definition = catalog.sink(*id);
+        vec![
+            sink.name.clone(),
+            definition.map_or_else(String::new, |sink| sink.topic_name.clone()),
+            definition.map_or("", |sink| sink.format.text()).to_owned(),
+            sink.state.clone(),
+            sink.records.to_string(),
+            sink.lag_records.to_string(),
+            format!("{:.1} s", sink.lag_ms as f64 / 1000.0),
+        ]
+    };
+    let rows: Vec<_> = state.engine.stats().sinks.iter().map(row).collect();
+    if !rows.is_empty() {
+        let header = ["name", "topic", "format", "status", "records", "lag (records)", "lag (time)"];
+        table(page, "Sinks", &header, &rows, "");
+    }
 }
 
 fn topics(state: &State, page: &mut String) {

@@ -1,6 +1,5 @@
 //! The steps of a start.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::{self, IsTerminal};
 use std::path::Path;
@@ -9,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use mainstem_broker::{Broker, BrokerConfig};
-use mainstem_catalog::{Catalog, DEAD_LETTERS_TOPIC, Event, Topic, TopicOwner};
+use mainstem_catalog::{
+    Catalog, DEAD_LETTERS_TOPIC, Event, IDLE_TOPIC, IDLE_TOPIC_ID, TICKS_TOPIC, TICKS_TOPIC_ID, Topic, TopicOwner,
+};
 use mainstem_connectors::topic::EmbeddedLog;
 use mainstem_disk::{LockedDir, RealDisk, SystemClock, SystemRandom};
 use mainstem_engine::batch::ContextOptions;
@@ -73,7 +74,7 @@ pub(super) fn open(config: &Config) -> anyhow::Result<Opened> {
     let catalog = broker.as_ref().ok().map(Broker::catalog);
     report.damage.iter().for_each(|damage| tell_damage(damage, catalog.as_deref()));
     let broker = broker.with_context(place)?;
-    create_dead_letters(&broker).with_context(place)?;
+    create_engine_topics(&broker).with_context(place)?;
     let embedded = Arc::new(EmbeddedLog::of_broker(&broker).with_context(place)?);
     let parts = EngineParts {
         input: embedded.clone(),
@@ -105,18 +106,25 @@ fn tell_damage(damage: &Damage, catalog: Option<&Catalog>) {
     tracing::error!(topic, partition, file, position, "damaged: {}", damage.meaning);
 }
 
-/// The topic of records that do not decode exists from the first start, so that anyone can follow it.
-fn create_dead_letters(broker: &Broker) -> anyhow::Result<()> {
-    let topic = Topic {
-        id: uuid::Uuid::new_v4(),
-        name: DEAD_LETTERS_TOPIC.to_owned(),
+/// The topics that the engine writes to exist from the first start, so that anyone can follow them.
+fn create_engine_topics(broker: &Broker) -> anyhow::Result<()> {
+    let topic = |id: uuid::Uuid, name: &str, configs: &[(&str, String)]| Topic {
+        id,
+        name: name.to_owned(),
         partitions: 1,
         owner: TopicOwner::Internal,
-        configs: BTreeMap::new(),
+        configs: configs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
     };
-    let decide = |catalog: &Catalog| {
-        let exists = catalog.topic_named(DEAD_LETTERS_TOPIC).is_some();
-        Ok::<_, Infallible>(if exists { vec![] } else { vec![Event::TopicCreated { topic }] })
+    // Of ticks only the newest matters, and the engine holds it; idle events are history as much as records are.
+    let for_a_day = [("retention.ms", 86_400_000.to_string()), ("segment.bytes", (1 << 20).to_string())];
+    let topics = [
+        topic(uuid::Uuid::new_v4(), DEAD_LETTERS_TOPIC, &[]),
+        topic(TICKS_TOPIC_ID, TICKS_TOPIC, &for_a_day),
+        topic(IDLE_TOPIC_ID, IDLE_TOPIC, &[("retention.ms", "-1".to_owned())]),
+    ];
+    let decide = move |catalog: &Catalog| {
+        let new = topics.into_iter().filter(|topic| catalog.topic_named(&topic.name).is_none());
+        Ok::<Vec<Event>, Infallible>(new.map(|topic| Event::TopicCreated { topic }).collect())
     };
     broker.change_catalog_blocking(decide)?;
     Ok(())

@@ -136,6 +136,8 @@ async fn made_again(server: &Mutex<Option<Server>>, sql: &str) -> Result<(), Str
         [Statement::CreateMaterializedView(create)] if !create.if_not_exists => {
             ("MATERIALIZED VIEW", create.name.clone())
         }
+        [Statement::CreateSink(create)] if !create.if_not_exists => ("SINK", create.name.clone()),
+        [Statement::CreateIndex(create)] if !create.if_not_exists => ("INDEX", create.name.clone()),
         _ => return Ok(()),
     };
     let address = server.lock().expect("no panic inside").as_ref().expect("a server").pg.clone();

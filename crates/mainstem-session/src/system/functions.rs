@@ -16,7 +16,7 @@ use datafusion::logical_expr::{
 use datafusion::prelude::SessionContext;
 use mainstem_catalog::{Catalog, RelationKind};
 
-use super::pg_catalog::{self, constraint_oid, format_type, index_oid, primary_key};
+use super::pg_catalog::{self, constraint_oid, format_type, primary_key};
 use crate::session::Session;
 
 /// The name of a relation by its oid: what a cast of an oid to `regclass` shows.
@@ -191,15 +191,13 @@ fn names_of_oids(add: &dyn Fn(&str, DataType, Body), catalog: &Catalog) {
         }
         if let Some(key) = primary_key(relation) {
             let columns: Vec<String> = key.iter().map(|i| quoted(&relation.columns[*i].name)).collect();
-            let (columns, index) = (columns.join(", "), format!("{}_pkey", relation.name));
-            let table = quoted(&relation.name);
-            let definition =
-                format!("CREATE UNIQUE INDEX {} ON public.{table} USING btree ({columns})", quoted(&index));
-            let names: Vec<String> = key.iter().map(|i| quoted(&relation.columns[*i].name)).collect();
-            indexes.insert(index_oid(relation).to_string(), (definition, names));
+            let columns = columns.join(", ");
             constraints.insert(constraint_oid(relation).to_string(), format!("PRIMARY KEY ({columns})"));
-            relations.insert(index_oid(relation).to_string(), quoted(&index));
         }
+    }
+    for (oid, index) in pg_catalog::index_definitions(catalog) {
+        indexes.insert(oid.to_string(), (index.definition, index.columns));
+        relations.insert(oid.to_string(), quoted(&index.name));
     }
     let oids: HashMap<String, String> = relations.iter().map(|(oid, name)| (name.clone(), oid.clone())).collect();
     let lookup =
@@ -271,7 +269,7 @@ fn names_of_oids(add: &dyn Fn(&str, DataType, Body), catalog: &Catalog) {
 }
 
 /// An identifier as SQL text.
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     let is_plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     if is_plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }

@@ -67,6 +67,7 @@ pub(super) fn schema(session: &Session, catalog: &Catalog) -> Arc<dyn SchemaProv
     let settings = session.settings.all().into_iter();
     let settings = settings.map(|(name, value, text)| row![name, value, text]);
     tables.add("settings", "name:t setting:t description:t", settings.collect());
+    super::sinks::add(&tables, catalog, &stats);
     let engine = row![
         stats.published.0,
         stats.versions,
@@ -79,10 +80,11 @@ pub(super) fn schema(session: &Session, catalog: &Catalog) -> Arc<dyn SchemaProv
         stats.state.budget_bytes,
         stats.state.disk_bytes,
         stats.state.spilled_bytes,
+        stats.rows_read,
     ];
     let columns = "published:i8 versions:i8 checkpoint:i8 checkpoints:i8 replay_started_at:i8 dead_letters_written:i8 \
                    checkpoint_bytes:i8 state_memory_bytes:i8 state_memory_limit_bytes:i8 state_disk_bytes:i8 \
-                   state_spilled_bytes:i8";
+                   state_spilled_bytes:i8 rows_read:i8";
     tables.add("engine", columns, vec![engine]);
     tables.finish()
 }

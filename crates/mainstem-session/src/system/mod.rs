@@ -12,6 +12,7 @@ mod information_schema;
 mod mainstem;
 mod pg_catalog;
 mod rewrite;
+mod sinks;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

@@ -1,11 +1,13 @@
 //! `pg_catalog`, as psql 15 and the JDBC driver read it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::catalog::SchemaProvider;
 use mainstem_catalog::{Catalog, Column, Relation, RelationKind, SqlType};
 
 use super::builder::{Cell, Tables, row};
+use super::functions::quoted;
 use crate::session::Session;
 use crate::values::{oid_of, pg_type};
 
@@ -135,7 +137,7 @@ pub(super) const EMPTY: &[(&str, &str)] = &[
     ("pg_user_mappings", "umid:o srvid:o srvname:t umuser:o usename:t umoptions:ta"),
 ];
 
-const FILLED: [&str; 19] = [
+const FILLED: [&str; 20] = [
     "pg_am",
     "pg_attrdef",
     "pg_attribute",
@@ -146,6 +148,7 @@ const FILLED: [&str; 19] = [
     "pg_foreign_table",
     KEYWORDS,
     "pg_index",
+    "pg_indexes",
     "pg_namespace",
     "pg_roles",
     "pg_settings",
@@ -228,10 +231,14 @@ fn classes(catalog: &Catalog) -> Vec<Vec<Cell>> {
         let key = primary_key(relation);
         let am = if matches!(relkind(relation), "v" | "f") { 0 } else { HEAP };
         let shown = relation.columns.iter().filter(|column| !column.hidden).count();
-        rows.push(class(relation.id.0, &relation.name, relkind(relation), shown, key.is_some(), am));
+        let has_index = key.is_some() || catalog.indexes().any(|index| index.of == relation.id);
+        rows.push(class(relation.id.0, &relation.name, relkind(relation), shown, has_index, am));
         if let Some(key) = key {
             rows.push(class(index_oid(relation), &format!("{}_pkey", relation.name), "i", key.len(), false, BTREE));
         }
+    }
+    for index in catalog.indexes() {
+        rows.push(class(index.id.0, &index.name, "i", index.columns.len(), false, BTREE));
     }
     rows
 }
@@ -278,6 +285,13 @@ fn attributes(catalog: &Catalog) -> Vec<Vec<Cell>> {
             rows.push(attribute(index_oid(relation), number, &column, false));
         }
     }
+    for index in catalog.indexes() {
+        let Some(relation) = catalog.relation(index.of) else { continue };
+        for (number, column) in index.columns.iter().enumerate() {
+            let column = Column { default: None, ..relation.columns[*column].clone() };
+            rows.push(attribute(index.id.0, number, &column, false));
+        }
+    }
     rows
 }
 
@@ -296,6 +310,16 @@ fn keys(tables: &Tables, catalog: &Catalog) {
             row![CONSTRAINTS, constraint_oid(relation), name, PUBLIC, "p", false, false, true, id, 0u32, index, 0u32];
         row.extend(row![0u32, " ", " ", " ", true, 0i64, true, numbers, Cell::Null, Cell::Null]);
         constraints.push(row);
+    }
+    for index in catalog.indexes() {
+        let numbers = index.columns.iter().map(|i| i16::try_from(i + 1).unwrap_or(i16::MAX)).collect();
+        let (id, count) = (index.of.0, index.columns.len() as i64);
+        let mut row =
+            row![index.id.0, id, count, count, false, false, false, false, true, false, true, false, true, true];
+        let zeros = Cell::Int2s(vec![0; index.columns.len()]);
+        let numbers = Cell::Int2s(numbers);
+        row.extend(row![false, numbers, zeros.clone(), zeros.clone(), zeros, Cell::Null, Cell::Null]);
+        indexes.push(row);
     }
     tables.add(
         "pg_index",
@@ -426,6 +450,11 @@ fn definitions(tables: &Tables, session: &Session, catalog: &Catalog) {
             }
         }
     }
+    let mut indexes = Vec::new();
+    for index in index_definitions(catalog).into_values() {
+        indexes.push(row!["public", index.relation, index.name, Cell::Null, index.definition]);
+    }
+    tables.add("pg_indexes", "schemaname:t tablename:t indexname:t tablespace:t indexdef:t", indexes);
     tables.add(
         "pg_tables",
         "schemaname:t tablename:t tableowner:t tablespace:t hasindexes:b hasrules:b hastriggers:b rowsecurity:b",
@@ -437,6 +466,38 @@ fn definitions(tables: &Tables, session: &Session, catalog: &Catalog) {
         "schemaname:t matviewname:t matviewowner:t tablespace:t hasindexes:b ispopulated:b definition:t",
         materialized,
     );
+}
+
+/// An index as `pg_indexes` and `pg_get_indexdef` tell of it.
+pub(super) struct IndexText {
+    relation: String,
+    pub(super) name: String,
+    /// Quoted.
+    pub(super) columns: Vec<String>,
+    /// The statement that would make it.
+    pub(super) definition: String,
+}
+
+/// By oid, primary keys included.
+pub(super) fn index_definitions(catalog: &Catalog) -> BTreeMap<u32, IndexText> {
+    let mut all = BTreeMap::new();
+    let define = |unique: &str, name: &str, relation: &Relation, columns: &[usize]| {
+        let columns: Vec<String> = columns.iter().map(|i| quoted(&relation.columns[*i].name)).collect();
+        let (index, of, names) = (quoted(name), quoted(&relation.name), columns.join(", "));
+        let definition = format!("CREATE {unique}INDEX {index} ON public.{of} USING btree ({names})");
+        IndexText { relation: relation.name.clone(), name: name.to_owned(), columns, definition }
+    };
+    for relation in catalog.relations() {
+        if let Some(key) = primary_key(relation) {
+            let name = format!("{}_pkey", relation.name);
+            all.insert(index_oid(relation), define("UNIQUE ", &name, relation, key));
+        }
+    }
+    for index in catalog.indexes() {
+        let Some(relation) = catalog.relation(index.of) else { continue };
+        all.insert(index.id.0, define("", &index.name, relation, &index.columns));
+    }
+    all
 }
 
 /// The name of a type by its oid, with its modifier: `format_type`.

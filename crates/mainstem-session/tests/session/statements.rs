@@ -195,7 +195,7 @@ async fn plans_and_definitions_are_shown() {
     let graph = client.run("EXPLAIN CREATE MATERIALIZED VIEW v AS SELECT n, count(*) AS c FROM t GROUP BY n").await;
     assert!(graph.to_lowercase().contains("aggregate") && graph.contains('t'), "{graph}");
     let plan = client.run("EXPLAIN SELECT n FROM t WHERE id = 1").await;
-    assert!(plan.contains("Exec"), "{plan}");
+    assert!(plan.contains("LookupExec: by primary key (id), 1 range"), "{plan}");
     assert!(client.run("EXPLAIN ANALYZE SELECT n FROM t").await.contains("rows: 0"));
     assert_eq!(client.run("SHOW TABLES").await, "t");
     assert_eq!(client.run("SHOW CREATE TABLE t").await, "public.t|CREATE TABLE t (id INT PRIMARY KEY, n INT)");

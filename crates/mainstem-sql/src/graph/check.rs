@@ -81,7 +81,14 @@ impl Graph {
                 same_width(over == width)?;
                 keys.iter().try_for_each(|key| in_range(&key.expression, over))
             }
-            Operator::EmitOnClose { window_end } => same_width(over == width && *window_end < over),
+            Operator::EmitOnClose { window_end, early_us } => {
+                same_width(over == width && *window_end < over)?;
+                if early_us.is_some_and(|early_us| early_us <= 0) { Err("early results".to_owned()) } else { Ok(()) }
+            }
+            Operator::Temporal { value, bound, .. } => {
+                same_width(over == width)?;
+                in_range(value, over).and_then(|()| in_range(bound, 1))
+            }
         }
     }
 }

@@ -85,7 +85,19 @@ impl Graph {
                 format!("Over ({partition}) by ({order}): {} [{what}]", functions.join(", "))
             }
             Operator::DropLate {} => "DropLate".to_owned(),
-            Operator::EmitOnClose { window_end } => format!("EmitOnClose {}", name(*window_end)),
+            Operator::EmitOnClose { window_end, early_us } => {
+                let early = early_us.map_or_else(String::new, |us| format!(" [early every {} ms]", us / 1000));
+                format!("EmitOnClose {}{early}", name(*window_end))
+            }
+            Operator::Temporal { value, comparison, bound, is_steady } => {
+                let bound = bound.describe(&|_| "now".to_owned());
+                let kept = match (comparison.is_lower_bound(), is_steady) {
+                    (true, true) => "drops what is past",
+                    (false, true) => "keeps what is to come",
+                    (_, false) => "keeps all rows",
+                };
+                format!("TemporalFilter {} {} {bound} [by ticks, {kept}]", value.describe(&name), comparison.symbol())
+            }
         }
     }
 }

@@ -10,6 +10,7 @@
 mod aggregate;
 mod check;
 mod explain;
+mod key;
 mod literal;
 mod scalar;
 mod window;
@@ -24,13 +25,15 @@ use serde::{Deserialize, Serialize};
 use crate::error::{SqlError, sqlstate};
 
 pub use aggregate::{Aggregate, AggregateFunction, Moment};
+pub use key::unique_key;
 pub use literal::{Literal, LiteralValue};
 pub use scalar::{IsTest, Scalar};
 pub use window::{Frame, FrameBound, FrameUnits, WindowFunction};
 
 /// The version of graphs that this code writes, and the newest that it reads. Version 2 has functions OVER windows, ordered
-/// aggregates and moments; a graph of version 1 is one of version 2 that does without.
-pub const GRAPH_VERSION: u32 = 2;
+/// aggregates and moments; version 3 temporal filters and early results. A graph of an older version is one of a newer that
+/// does without.
+pub const GRAPH_VERSION: u32 = 3;
 
 /// The operators of one view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,11 +158,81 @@ pub enum Operator {
     },
     /// Directly above the Input of a source with watermark: takes out rows below their own partition's watermark.
     DropLate {},
-    /// Holds rows until the watermark has reached the column `window_end`, then gives them, for good.
+    /// Holds rows until the watermark has reached the column `window_end`, then gives them, for good unless lateness is
+    /// allowed.
     EmitOnClose {
         /// Index of a timestamp column.
         window_end: usize,
+        /// What is held is given as well, as it is when the clock enters another interval of this length.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        early_us: Option<i64>,
     },
+    /// Rows for which a comparison with the time is true; they come and go with the ticks. Output: the input's columns.
+    Temporal {
+        /// A timestamp or date over the input.
+        value: Scalar,
+        /// How it must be to the bound.
+        comparison: TimeComparison,
+        /// A value of the same type over one column, a timestamptz: the time.
+        bound: Scalar,
+        /// Whether the bound never goes back as the time goes on: a row that is out of date need not be kept then.
+        is_steady: bool,
+    },
+}
+
+/// How a value must be to a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeComparison {
+    /// `>`
+    After,
+    /// `>=`
+    NotBefore,
+    /// `<`
+    Before,
+    /// `<=`
+    NotAfter,
+}
+
+impl TimeComparison {
+    /// Whether it holds.
+    #[must_use]
+    pub fn holds(self, value: i64, bound: i64) -> bool {
+        match self {
+            TimeComparison::After => value > bound,
+            TimeComparison::NotBefore => value >= bound,
+            TimeComparison::Before => value < bound,
+            TimeComparison::NotAfter => value <= bound,
+        }
+    }
+
+    /// Whether it is true of values above the bound.
+    #[must_use]
+    pub fn is_lower_bound(self) -> bool {
+        matches!(self, TimeComparison::After | TimeComparison::NotBefore)
+    }
+
+    /// As SQL writes it.
+    #[must_use]
+    pub fn symbol(self) -> &'static str {
+        match self {
+            TimeComparison::After => ">",
+            TimeComparison::NotBefore => ">=",
+            TimeComparison::Before => "<",
+            TimeComparison::NotAfter => "<=",
+        }
+    }
+}
+
+/// What a graph needs of the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ClockUse {
+    /// Nothing.
+    None,
+    /// The newest tick: what was before it does not matter.
+    Newest,
+    /// What there was at each tick.
+    Each,
 }
 
 /// Kinds of joins. A right join is a left join with its sides swapped and a projection above it; IN and EXISTS by equalities
@@ -227,6 +300,26 @@ impl Graph {
         relations.sort_unstable();
         relations.dedup();
         relations
+    }
+
+    /// What it needs of the clock.
+    #[must_use]
+    pub fn clock_use(&self) -> ClockUse {
+        let of = |node: &Node| match &node.operator {
+            Operator::EmitOnClose { early_us: Some(_), .. } => ClockUse::Each,
+            Operator::Temporal { .. } => ClockUse::Newest,
+            _ => ClockUse::None,
+        };
+        self.nodes.iter().map(of).max().unwrap_or(ClockUse::None)
+    }
+
+    /// How often windows that are open are shown, if they are.
+    #[must_use]
+    pub fn early_us(&self) -> Option<i64> {
+        self.nodes.iter().find_map(|node| match node.operator {
+            Operator::EmitOnClose { early_us, .. } => early_us,
+            _ => None,
+        })
     }
 
     /// For the catalog.

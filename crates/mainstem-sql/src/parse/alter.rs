@@ -16,6 +16,9 @@ use crate::statement::{AddColumn, Alter, BackfillRate, RelationNoun, Rename, Sta
 impl Reader<'_> {
     /// After ALTER.
     pub(super) fn alter(&mut self) -> Result<Statement, SqlError> {
+        if let Some(attached) = ["SINK", "INDEX"].into_iter().find(|word| self.sees(&[word])) {
+            return Err(self.refuse(&format!("ALTER {attached}")));
+        }
         let Some(kind) = self.relation_noun() else { return Err(self.refuse_kind("ALTER")) };
         let if_exists = self.accept(&["IF", "EXISTS"]);
         let name = self.name()?;

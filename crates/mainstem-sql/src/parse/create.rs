@@ -1,16 +1,16 @@
 //! CREATE and DROP.
 
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Value};
 use datafusion::sql::sqlparser::tokenizer::Token;
 use mainstem_catalog::{IncludeKind, SqlType};
 
 use super::fold;
 use super::reader::Reader;
-use super::types::{interval_us, sql_type_of_ast};
+use super::types::{interval_text_us, interval_us, sql_type_of_ast};
 use crate::error::{SqlError, sqlstate};
 use crate::statement::{
     ColumnDefinition, CreateMaterializedView, CreateSource, CreateTable, CreateView, DropRelations, IncludeClause,
-    RelationNoun, Statement, WatermarkClause,
+    QualifiedName, RelationNoun, Statement, WatermarkClause,
 };
 
 /// What stands between the parentheses of CREATE SOURCE and CREATE TABLE.
@@ -19,6 +19,25 @@ struct Elements {
     columns: Vec<ColumnDefinition>,
     primary_key: Vec<String>,
     watermark: Option<WatermarkClause>,
+    /// Where LATE INTO and the like stand.
+    watermark_tail: Option<usize>,
+}
+
+/// What was read of WATERMARK FOR: the column's type is checked when all columns are known.
+struct Watermarking {
+    column: String,
+    expression: Expr,
+    position: usize,
+    tail: WatermarkTail,
+}
+
+/// What stands behind the expression of a watermark, and where the first of it does.
+#[derive(Default)]
+struct WatermarkTail {
+    position: Option<usize>,
+    lateness_us: i64,
+    idle_timeout_us: Option<i64>,
+    late_into: Option<QualifiedName>,
 }
 
 impl Reader<'_> {
@@ -46,6 +65,10 @@ impl Reader<'_> {
             self.create_materialized_view(or_replace).map(Statement::CreateMaterializedView)
         } else if self.accept(&["VIEW"]) {
             self.create_view(or_replace).map(Statement::CreateView)
+        } else if self.accept(&["SINK"]) {
+            self.create_sink()
+        } else if self.accept(&["INDEX"]) {
+            self.create_index()
         } else {
             Err(self.refuse_kind("CREATE"))
         }
@@ -54,8 +77,6 @@ impl Reader<'_> {
     /// `CREATE SINK is not supported`; no object at all is a syntax error.
     pub(super) fn refuse_kind(&self, verb: &str) -> SqlError {
         let kinds = [
-            "SINK",
-            "INDEX",
             "UNIQUE",
             "SUBSCRIPTION",
             "USER",
@@ -86,7 +107,7 @@ impl Reader<'_> {
         match kinds.into_iter().find(|kind| self.sees(&[kind])) {
             Some("UNIQUE") => self.refuse(&format!("{verb} INDEX")),
             Some(kind) => self.refuse(&format!("{verb} {kind}")),
-            None => self.unexpected("SOURCE, TABLE, MATERIALIZED VIEW or VIEW"),
+            None => self.unexpected("SOURCE, TABLE, MATERIALIZED VIEW, VIEW, SINK or INDEX"),
         }
     }
 
@@ -164,12 +185,22 @@ impl Reader<'_> {
     }
 
     /// `[WITH] (name = value, ...)`: names may have points; values are strings, numbers or words.
-    fn with_options(&mut self) -> Result<Vec<(String, String, usize)>, SqlError> {
-        let mut options = Vec::new();
+    pub(super) fn with_options(&mut self) -> Result<Vec<(String, String, usize)>, SqlError> {
         if !self.accept(&["WITH"]) {
+            return Ok(Vec::new());
+        }
+        if !self.sees_token(&Token::LParen) {
+            return Err(self.unexpected("("));
+        }
+        self.options_in_parentheses()
+    }
+
+    /// `(name = value, ...)`, or nothing.
+    pub(super) fn options_in_parentheses(&mut self) -> Result<Vec<(String, String, usize)>, SqlError> {
+        let mut options = Vec::new();
+        if !self.accept_token(&Token::LParen) {
             return Ok(options);
         }
-        self.expect_token(&Token::LParen)?;
         loop {
             let position = self.position();
             let name = self.name_with_points()?;
@@ -238,6 +269,12 @@ impl Reader<'_> {
             return Err(self.refuse("CREATE TABLE AS").with_hint("Use CREATE TABLE and INSERT INTO ... SELECT."));
         }
         let mut elements = self.elements()?;
+        if let Some(position) = elements.watermark_tail {
+            let message = "LATE INTO, IDLE TIMEOUT and ALLOWED LATENESS of a table are not supported";
+            return Err(SqlError::not_supported(message)
+                .at(position)
+                .with_hint("Rows of a table change and are never late. Declare them on a source."));
+        }
         let refused = [
             ("APPEND", "APPEND ONLY of a table"),
             ("ON", "ON CONFLICT of a table"),
@@ -283,18 +320,15 @@ impl Reader<'_> {
             }
             self.expect_token(&Token::RParen)?;
         }
-        if let Some((column, expression, position)) = watermark {
+        if let Some(Watermarking { column, expression, position, tail }) = watermark {
+            elements.watermark_tail = tail.position;
             elements.watermark =
-                Some(check_watermark(&elements.columns, column, &expression).map_err(|e| e.at(position))?);
+                Some(check_watermark(&elements.columns, column, &expression, tail).map_err(|e| e.at(position))?);
         }
         Ok(elements)
     }
 
-    fn element(
-        &mut self,
-        elements: &mut Elements,
-        watermark: &mut Option<(String, Expr, usize)>,
-    ) -> Result<(), SqlError> {
+    fn element(&mut self, elements: &mut Elements, watermark: &mut Option<Watermarking>) -> Result<(), SqlError> {
         if self.accept(&["WATERMARK", "FOR"]) {
             let position = self.position();
             if watermark.is_some() {
@@ -302,12 +336,9 @@ impl Reader<'_> {
             }
             let column = self.ident()?;
             self.expect(&["AS"])?;
-            *watermark = Some((column, self.expression()?, position));
-            let tails = ["IDLE", "ALLOWED", "LATE", "WITH"];
-            let names = ["IDLE TIMEOUT", "ALLOWED LATENESS", "LATE INTO", "WITH TTL"];
-            if let Some(i) = tails.iter().position(|word| self.sees(&[word])) {
-                return Err(self.refuse(names[i]));
-            }
+            let expression = self.expression()?;
+            let tail = self.watermark_tail()?;
+            *watermark = Some(Watermarking { column, expression, position, tail });
             return Ok(());
         }
         if self.accept(&["CONSTRAINT"]) {
@@ -319,6 +350,50 @@ impl Reader<'_> {
             Err(self.refuse(&format!("{} of a table", self.parser.peek_token_ref()).to_uppercase()))
         } else {
             self.column(elements)
+        }
+    }
+
+    /// LATE INTO, IDLE TIMEOUT and ALLOWED LATENESS, each at most once, in any order.
+    fn watermark_tail(&mut self) -> Result<WatermarkTail, SqlError> {
+        let mut tail = WatermarkTail::default();
+        loop {
+            let position = self.position();
+            let twice = if self.accept(&["LATE", "INTO"]) {
+                tail.late_into.replace(self.name()?).is_some()
+            } else if self.accept(&["IDLE", "TIMEOUT"]) {
+                tail.idle_timeout_us.replace(self.duration("IDLE TIMEOUT")?).is_some()
+            } else if self.accept(&["ALLOWED", "LATENESS"]) {
+                std::mem::replace(&mut tail.lateness_us, self.duration("ALLOWED LATENESS")?) != 0
+            } else if self.sees(&["WITH"]) {
+                return Err(self.refuse("WITH TTL"));
+            } else {
+                return Ok(tail);
+            };
+            if twice {
+                let error = SqlError::new(sqlstate::INVALID_TABLE, "a clause of WATERMARK is given more than once");
+                return Err(error.at(position));
+            }
+            tail.position.get_or_insert(position);
+        }
+    }
+
+    /// `'10 seconds'` or `INTERVAL '10 seconds'`, more than nothing, in microseconds.
+    pub(super) fn duration(&mut self, of: &str) -> Result<i64, SqlError> {
+        let position = self.position();
+        let expression = self.expression()?;
+        let us = match &expression {
+            Expr::Value(value) => match &value.value {
+                Value::SingleQuotedString(text) => interval_text_us(text),
+                _ => interval_us(&expression),
+            },
+            _ => interval_us(&expression),
+        };
+        match us.map_err(|error| error.at(position))? {
+            us if us > 0 => Ok(us),
+            _ => {
+                let message = format!("{of} must be more than nothing");
+                Err(SqlError::new(sqlstate::INVALID_PARAMETER, message).at(position))
+            }
         }
     }
 
@@ -434,7 +509,21 @@ impl Reader<'_> {
         }
         self.end()?;
         let (emit_on_window_close, sql) = (self.emit_on_window_close, self.text.clone());
-        Ok(CreateMaterializedView { name, or_replace, if_not_exists, columns, query, emit_on_window_close, sql })
+        let early_us = self.early.take().map(|mut early| {
+            let us = early.duration("EARLY EVERY")?;
+            early.end().map(|()| us)
+        });
+        let early_us = early_us.transpose()?;
+        Ok(CreateMaterializedView {
+            name,
+            or_replace,
+            if_not_exists,
+            columns,
+            query,
+            emit_on_window_close,
+            early_us,
+            sql,
+        })
     }
 
     fn create_view(&mut self, or_replace: bool) -> Result<CreateView, SqlError> {
@@ -457,6 +546,12 @@ impl Reader<'_> {
 
     /// After DROP.
     pub(super) fn drop(&mut self) -> Result<Statement, SqlError> {
+        if self.accept(&["SINK"]) {
+            return self.drop_attached().map(Statement::DropSinks);
+        }
+        if self.accept(&["INDEX"]) {
+            return self.drop_attached().map(Statement::DropIndexes);
+        }
         let kind = if self.accept(&["SOURCE"]) {
             RelationNoun::Source
         } else if self.accept(&["TABLE"]) {
@@ -494,7 +589,12 @@ fn check_names<'a>(names: impl Iterator<Item = &'a String>) -> Result<(), SqlErr
 }
 
 /// `column`, or `column - INTERVAL '..'`, over a timestamp.
-fn check_watermark(columns: &[ColumnDefinition], column: String, expr: &Expr) -> Result<WatermarkClause, SqlError> {
+fn check_watermark(
+    columns: &[ColumnDefinition],
+    column: String,
+    expr: &Expr,
+    tail: WatermarkTail,
+) -> Result<WatermarkClause, SqlError> {
     let definition = columns.iter().find(|definition| definition.name == column).ok_or_else(|| {
         SqlError::new(sqlstate::UNDEFINED_COLUMN, format!("watermark column \"{column}\" does not exist"))
     })?;
@@ -515,5 +615,6 @@ fn check_watermark(columns: &[ColumnDefinition], column: String, expr: &Expr) ->
         let message = "the delay of a watermark must not be negative";
         return Err(SqlError::new(sqlstate::INVALID_PARAMETER, message));
     }
-    Ok(WatermarkClause { column, delay_us })
+    let WatermarkTail { lateness_us, idle_timeout_us, late_into, .. } = tail;
+    Ok(WatermarkClause { column, delay_us, lateness_us, idle_timeout_us, late_into })
 }

@@ -10,6 +10,7 @@ mod dml;
 mod nesting;
 mod reader;
 mod refused;
+mod sinks;
 #[cfg(test)]
 mod tests;
 mod types;

@@ -69,6 +69,8 @@ pub(super) struct Reader<'a> {
     start: usize,
     /// `EMIT ON WINDOW CLOSE` stood at its end.
     pub(super) emit_on_window_close: bool,
+    /// What stood behind WITH EARLY EVERY, if that did.
+    pub(super) early: Option<Box<Reader<'a>>>,
 }
 
 impl<'a> Reader<'a> {
@@ -76,17 +78,23 @@ impl<'a> Reader<'a> {
         let text = place.text(&tokens);
         let start = tokens.first().map_or(0, |token| place.byte(token.span.start));
         // Taken off here, since `FROM t EMIT` would read EMIT as an alias.
-        let tail = ["EMIT", "ON", "WINDOW", "CLOSE"];
-        let before_tail = tokens.len().saturating_sub(tail.len());
-        let emit_on_window_close = tokens.len() > tail.len()
-            && tokens[before_tail..].iter().zip(tail).all(|(token, word)| is_word(&token.token, word));
-        if emit_on_window_close {
-            tokens.truncate(before_tail);
-        }
+        let begins = |tail: &[&str], at: usize| {
+            let words = tokens.get(at..).unwrap_or_default().iter().map(|token| &token.token);
+            words.clone().count() >= tail.len() && words.zip(tail).all(|(token, word)| is_word(token, word))
+        };
+        let emit = ["EMIT", "ON", "WINDOW", "CLOSE"];
+        let early = ["EMIT", "ON", "WINDOW", "CLOSE", "WITH", "EARLY", "EVERY"];
+        let early_at = (1..tokens.len()).rev().find(|at| begins(&early, *at));
+        let emit_at =
+            early_at.or_else(|| tokens.len().checked_sub(emit.len()).filter(|at| *at > 0 && begins(&emit, *at)));
+        let tail = emit_at.map(|at| tokens.split_off(at));
+        let early = tail.filter(|_| early_at.is_some()).map(|mut tail| tail.split_off(early.len()));
+        let early = early.map(|tokens| Box::new(Reader::new(place, tokens)));
+        let emit_on_window_close = emit_at.is_some();
         let parser = Parser::new(&DIALECT)
             .with_recursion_limit(RECURSION_MAX)
             .with_tokens_with_locations(strip_table_words(tokens));
-        Reader { place, parser, text, start, emit_on_window_close }
+        Reader { place, parser, text, start, emit_on_window_close, early }
     }
 
     /// The statement's text from the next token on.
@@ -177,6 +185,33 @@ impl<'a> Reader<'a> {
         let mut query = self.parsed(result)?;
         nesting::flatten(query.as_mut())?;
         Ok(query)
+    }
+
+    /// A query that ends before `WITH (`, which sqlparser would read as hints of the query's last table.
+    pub(super) fn query_before_with(&mut self) -> Result<Box<Query>, SqlError> {
+        let (mut tokens, mut depth) = (Vec::new(), 0usize);
+        loop {
+            let token = self.parser.peek_nth_token_ref(tokens.len()).clone();
+            match &token.token {
+                Token::LParen => depth += 1,
+                Token::RParen => depth = depth.saturating_sub(1),
+                Token::EOF => break,
+                word if depth == 0 && is_word(word, "WITH") => {
+                    if self.parser.peek_nth_token_ref(tokens.len() + 1).token == Token::LParen {
+                        break;
+                    }
+                }
+                _ => {}
+            }
+            tokens.push(token);
+        }
+        let count = tokens.len();
+        let alone = Parser::new(&DIALECT).with_recursion_limit(RECURSION_MAX).with_tokens_with_locations(tokens);
+        let whole = std::mem::replace(&mut self.parser, alone);
+        let query = self.query().and_then(|query| self.end().map(|()| query));
+        self.parser = whole;
+        (0..count).for_each(|_| self.parser.advance_token());
+        query
     }
 
     pub(super) fn expression(&mut self) -> Result<Expr, SqlError> {

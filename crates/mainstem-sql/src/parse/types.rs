@@ -94,8 +94,12 @@ pub fn interval_us(expr: &Expr) -> Result<i64, SqlError> {
         SqlError::new(sqlstate::INVALID_PARAMETER, format!("{expr} is not a constant interval"))
             .with_hint("Write INTERVAL '10 seconds'.")
     };
-    let text = interval_text(expr).ok_or_else(not_constant)?;
-    let parsed = parse_interval_month_day_nano(&text)
+    interval_text_us(&interval_text(expr).ok_or_else(not_constant)?)
+}
+
+/// [`interval_us`] of the text between the quotes.
+pub(super) fn interval_text_us(text: &str) -> Result<i64, SqlError> {
+    let parsed = parse_interval_month_day_nano(text)
         .map_err(|_| SqlError::new(sqlstate::INVALID_PARAMETER, format!("invalid interval: '{text}'")))?;
     if parsed.months != 0 {
         let message = format!("interval '{text}' has months or years, which have no fixed length");

@@ -217,7 +217,8 @@ impl Reader<'_> {
         if self.accept(&["COLUMNS", "FROM"]) {
             return Ok(Statement::Describe(self.name()?));
         }
-        let kinds: [(&[&str], ShowKind); 9] = [
+        let kinds: [(&[&str], ShowKind); 10] = [
+            (&["SINKS"], ShowKind::Sinks),
             (&["JOBS"], ShowKind::Jobs),
             (&["TABLES"], ShowKind::Tables),
             (&["SOURCES"], ShowKind::Sources),
@@ -234,7 +235,7 @@ impl Reader<'_> {
             let like = if self.accept(&["LIKE"]) { Some(self.string()?) } else { None };
             return Ok(Statement::ShowObjects { kind, schema, like });
         }
-        for refused in ["SINKS", "INDEXES", "SUBSCRIPTIONS", "CONNECTIONS", "SECRETS", "USERS", "CLUSTER", "INTERNAL"] {
+        for refused in ["INDEXES", "SUBSCRIPTIONS", "CONNECTIONS", "SECRETS", "USERS", "CLUSTER", "INTERNAL"] {
             if self.sees(&[refused]) {
                 return Err(self.refuse(&format!("SHOW {refused}")));
             }
@@ -272,6 +273,10 @@ impl Reader<'_> {
             Some(RelationNoun::MaterializedView)
         } else if self.accept(&["VIEW"]) {
             Some(RelationNoun::View)
+        } else if self.accept(&["SINK"]) {
+            Some(RelationNoun::Sink)
+        } else if self.accept(&["INDEX"]) {
+            Some(RelationNoun::Index)
         } else {
             None
         }

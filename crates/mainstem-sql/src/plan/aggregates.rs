@@ -91,7 +91,7 @@ impl Convert {
         schema: Vec<GraphField>,
         input: OperatorId,
     ) -> Result<OperatorId, SqlError> {
-        if self.emit_on_window_close && self.is_open[input.0 as usize] {
+        if self.emit.on_window_close && self.is_open[input.0 as usize] {
             if let Some(id) = self.closing_aggregate(&group, &aggregates, &schema, input)? {
                 return Ok(id);
             }

@@ -14,13 +14,15 @@ use mainstem_catalog::{Column, Dependency, RelationKind};
 
 use super::over::sort_keys;
 use super::relations::scanned;
-use super::window_close::Lineage;
+use super::window_close::{Emit, Lineage};
 use crate::error::{SqlError, sqlstate};
 use crate::graph::{GRAPH_VERSION, Graph, GraphField, Literal, Node, Operator, OperatorId, Scalar, SortKey};
 
 /// A graph that is being made.
 pub(super) struct Convert {
-    pub(super) emit_on_window_close: bool,
+    pub(super) emit: Emit,
+    /// Some source that late rows are taken out of has ALLOWED LATENESS.
+    pub(super) allows_lateness: bool,
     pub(super) nodes: Vec<Node>,
     /// Per node and column: what it has to do with event time.
     pub(super) lineage: Vec<Vec<Lineage>>,
@@ -37,9 +39,9 @@ struct Window {
 }
 
 impl Convert {
-    pub(super) fn new(emit_on_window_close: bool) -> Convert {
+    pub(super) fn new(emit: Emit) -> Convert {
         let (nodes, lineage, is_open, depends_on) = Default::default();
-        Convert { emit_on_window_close, nodes, lineage, is_open, depends_on }
+        Convert { emit, allows_lateness: false, nodes, lineage, is_open, depends_on }
     }
 
     /// The whole graph; its output node carries the names of the view's columns.
@@ -50,6 +52,7 @@ impl Convert {
     ) -> Result<(Graph, Vec<Dependency>), SqlError> {
         let output = self.plan(plan)?;
         self.check_closed(output)?;
+        self.check_clock()?;
         let settings = BTreeMap::from([("time_zone".to_owned(), "UTC".to_owned())]);
         let mut graph = Graph { version: GRAPH_VERSION, nodes: self.nodes, output, settings };
         for (field, column) in graph.nodes[output.0 as usize].schema.iter_mut().zip(columns) {
@@ -69,8 +72,7 @@ impl Convert {
             }
             LogicalPlan::Filter(filter) => {
                 let input = self.plan(&filter.input)?;
-                let predicate = Scalar::from_expr(&filter.predicate, filter.input.schema())?;
-                Ok(self.filter(predicate, input))
+                self.filter_by(&filter.predicate, filter.input.schema(), input)
             }
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
             LogicalPlan::Join(join) => self.join(join),

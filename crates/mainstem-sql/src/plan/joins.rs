@@ -33,10 +33,15 @@ impl Convert {
 
     fn pairs(&mut self, join: &Join, kind: JoinKind) -> Result<OperatorId, SqlError> {
         let on = some_keys(keys(join)?)?;
-        let filter = join.filter.as_ref().map(|filter| Scalar::from_expr(filter, &both(join)?)).transpose()?;
+        let (timed, filter) = match kind {
+            JoinKind::Inner => Convert::split_clock(join.filter.as_ref()),
+            _ => (None, join.filter.clone()),
+        };
+        let filter = filter.map(|filter| Scalar::from_expr(&filter, &both(join)?)).transpose()?;
         let left = self.plan(&join.left)?;
         let right = self.plan(&join.right)?;
-        Ok(self.push_join(kind, on, nulls_match(join), filter, left, right))
+        let pairs = self.push_join(kind, on, nulls_match(join), filter, left, right);
+        timed.map_or(Ok(pairs), |timed| self.filter_by(&timed, &both(join)?, pairs))
     }
 
     fn right(&mut self, join: &Join) -> Result<OperatorId, SqlError> {

@@ -17,8 +17,10 @@ mod relations;
 mod rewrite;
 mod series;
 mod session;
+mod sliding;
 mod subqueries;
 mod syntax;
+mod temporal;
 #[cfg(test)]
 mod tests;
 mod window_close;
@@ -43,6 +45,8 @@ pub use constant::constant;
 pub use names::{column_names, distinct_names, output_names};
 pub use rewrite::{rewrite_query, rewrite_windows};
 pub use session::{Purpose, planning_state, session_config, session_state_builder};
+pub use temporal::at_time;
+pub use window_close::Emit;
 
 /// A materialized view, planned.
 #[derive(Clone, Debug)]
@@ -75,8 +79,9 @@ pub fn plan_view(
     catalog: &Catalog,
     query: &Query,
     names: &[Ident],
-    emit_on_window_close: bool,
+    emit: impl Into<Emit>,
 ) -> Result<ViewPlan, SqlError> {
+    let emit = emit.into();
     on_large_stack(|| {
         let relations = Relations::new(catalog);
         let mut planned = query.clone();
@@ -85,7 +90,7 @@ pub fn plan_view(
         check_functions(&plan)?;
         let plan = optimize(over::numbered_distinct_on(plan)?)?;
         let (plan, columns) = conform(plan, query, names)?;
-        let (graph, mut depends_on) = Convert::new(emit_on_window_close).graph(&plan, &columns)?;
+        let (graph, mut depends_on) = Convert::new(emit).graph(&plan, &columns)?;
         depends_on.extend(relations.views.borrow().iter().map(|view| Dependency::Relation(*view)));
         depends_on.sort_unstable();
         depends_on.dedup();
@@ -123,7 +128,10 @@ fn check_functions(plan: &LogicalPlan) -> Result<(), SqlError> {
     plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {
             expr.apply(|expr| {
-                if let Expr::ScalarFunction(function) = expr {
+                // The clock may stand in conditions; where it must not it is found when they are converted.
+                if let Expr::ScalarFunction(function) = expr
+                    && !temporal::is_clock(expr)
+                {
                     check_deterministic(function.func.name(), function.func.signature().volatility)?;
                 }
                 Ok(TreeNodeRecursion::Continue)

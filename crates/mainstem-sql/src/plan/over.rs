@@ -32,6 +32,10 @@ impl Convert {
                 None => groups.push((layout, vec![(place, function)])),
             }
         }
+        let is_by_window = groups.iter().all(|((partition, _), _)| self.has_window(partition, input));
+        let functions = groups.iter().flat_map(|((_, order), of)| of.iter().map(|(_, of)| (order.as_slice(), of)));
+        // Of a window that is closed all values are there: whoever groups by it waits for that.
+        let input = if is_by_window { input } else { self.passed_rows(functions, input)? };
         // One operator behind the other; then the functions in the order of the plan.
         let (mut last, mut places) = (input, (0..width).collect::<Vec<_>>());
         places.resize(schema.len(), 0);

@@ -10,6 +10,21 @@ use crate::error::{SqlError, sqlstate};
 use crate::functions::{CUMULATE_ENDS, HOP_STARTS, TUMBLE_START, WINDOW_END};
 use crate::graph::{Aggregate, GraphField, Literal, LiteralValue, Operator, OperatorId, Scalar};
 
+/// When a view shows its windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Emit {
+    /// `EMIT ON WINDOW CLOSE`
+    pub on_window_close: bool,
+    /// `WITH EARLY EVERY`
+    pub early_us: Option<i64>,
+}
+
+impl From<bool> for Emit {
+    fn from(on_window_close: bool) -> Emit {
+        Emit { on_window_close, early_us: None }
+    }
+}
+
 /// What a column has to do with event time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lineage {
@@ -67,7 +82,14 @@ impl Convert {
 
     /// Takes late rows out, directly above the input.
     pub(super) fn drop_late(&mut self, relation: &Relation, input: OperatorId) -> Result<OperatorId, SqlError> {
-        if !self.emit_on_window_close || watermark(relation).is_none() {
+        if self.emit.early_us.is_some() && !matches!(relation.kind, RelationKind::Source(_)) {
+            let (kind, name) = (relation.kind.noun(), &relation.name);
+            return Err(SqlError::not_supported(format!("EARLY EVERY over {kind} \"{name}\" is not supported"))
+                .with_hint(
+                    "Early results show what sources held at a tick. Leave EARLY EVERY out, or read sources only.",
+                ));
+        }
+        if !self.emit.on_window_close || watermark(relation).is_none() {
             return Ok(input);
         }
         if matches!(relation.kind, RelationKind::Table(_)) {
@@ -75,6 +97,7 @@ impl Convert {
             return Err(SqlError::not_supported(message)
                 .with_hint("Rows of a table can change after their window has closed. Use a source."));
         }
+        self.allows_lateness |= watermark(relation).is_some_and(|watermark| watermark.lateness_us > 0);
         let id = self.same(Operator::DropLate {}, input);
         self.is_open[id.0 as usize] = true;
         Ok(id)
@@ -108,9 +131,10 @@ impl Convert {
         let fields = schema.clone();
         let operator = Operator::Aggregate { group, aggregates: aggregates.to_vec() };
         let aggregate = self.push(operator, vec![input], schema, false, lineage);
-        let closed = self.same(Operator::EmitOnClose { window_end }, aggregate);
+        let closed = self.same(Operator::EmitOnClose { window_end, early_us: self.emit.early_us }, aggregate);
         self.is_open[closed.0 as usize] = false;
-        self.nodes[closed.0 as usize].append_only = true;
+        // Within the lateness allowed a row revises what was given, and a window that is shown early will change.
+        self.nodes[closed.0 as usize].append_only = !self.allows_lateness && self.emit.early_us.is_none();
         if !is_added {
             return Ok(Some(closed));
         }
@@ -120,10 +144,20 @@ impl Convert {
         self.project_scalars(columns, schema, closed).map(Some)
     }
 
+    /// Whether rows of a watermarked source come here without having been held.
+    fn shows_open_rows(&self, at: OperatorId) -> bool {
+        let node = &self.nodes[at.0 as usize];
+        match node.operator {
+            Operator::EmitOnClose { .. } => false,
+            Operator::DropLate {} => true,
+            _ => node.inputs.iter().any(|input| self.shows_open_rows(*input)),
+        }
+    }
+
     /// Every row of a watermarked source must come through a window that closes.
     pub(super) fn check_closed(&self, output: OperatorId) -> Result<(), SqlError> {
         let closes = self.nodes.iter().any(|node| matches!(node.operator, Operator::EmitOnClose { .. }));
-        if !self.emit_on_window_close || (closes && !self.is_open[output.0 as usize]) {
+        if !self.emit.on_window_close || (closes && !self.shows_open_rows(output)) {
             return Ok(());
         }
         let message = "EMIT ON WINDOW CLOSE needs a GROUP BY of window_end (or window_start) of tumble(), hop() or cumulate() over the \
@@ -151,7 +185,7 @@ fn constant(scalar: &Scalar) -> Option<i64> {
     }
 }
 
-fn window_end_of(start: &Scalar, size: i64, data_type: &str) -> Result<Scalar, SqlError> {
+pub(super) fn window_end_of(start: &Scalar, size: i64, data_type: &str) -> Result<Scalar, SqlError> {
     let size = Literal::from_value(&datafusion::common::ScalarValue::Int64(Some(size)))?;
     Ok(Scalar::Function {
         name: WINDOW_END.to_owned(),

@@ -322,11 +322,11 @@ impl Operate for Aggregate {
         }
     }
 
-    fn retire(&mut self, watermark: i64) {
+    fn retire(&mut self, horizon_us: i64) {
         let Some(ends) = &mut self.ends else { return };
         let column = ends.column;
         let mut closed = Vec::new();
-        while let Some(entry) = ends.groups.first_entry().filter(|entry| *entry.key() <= watermark) {
+        while let Some(entry) = ends.groups.first_entry().filter(|entry| *entry.key() <= horizon_us) {
             let (end, groups) = entry.remove_entry();
             closed.extend(groups.into_iter().map(|group| (end, group)));
         }
