@@ -12,6 +12,7 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::sqlparser::ast::DataType as AstType;
 
+use super::asof::AsOfJoins;
 use super::meaning::{DecimalLiterals, PostgresMeaning};
 use super::subqueries::Subqueries;
 use crate::arrow_types::arrow_type;
@@ -51,6 +52,7 @@ pub fn session_state_builder(purpose: Purpose) -> SessionStateBuilder {
         .with_config(session_config(purpose))
         .with_type_planner(type_planner())
         .with_physical_optimizer_rules(physical_rules())
+        .with_analyzer_rule(Arc::new(AsOfJoins))
         .with_analyzer_rule(Arc::new(Subqueries))
         .with_analyzer_rule(Arc::new(PostgresMeaning))
         .with_default_features();

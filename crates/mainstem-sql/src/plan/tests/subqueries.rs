@@ -34,15 +34,15 @@ fn not_in_is_three_joins() {
               Filter ((carrier IS NOT NULL) OR NOT mark)
                 Union
                   Project carrier, delay, true AS mark
-                    Join Semi on true = true AND (rank < delay)
-                      Join Anti on carrier = carrier AND (rank < delay)
+                    Join Semi on true = true AND (rank < delay) [by delay and rank]
+                      Join Anti on carrier = carrier AND (rank < delay) [by delay and rank]
                         Filter (delay <= 3) [append only]
                           Input flights (carrier, delay) [append only]
                         Input airlines (carrier, rank)
                       Input airlines (rank)
                   Project carrier, delay, false AS mark
-                    Join Anti on true = true AND (rank < delay)
-                      Join Anti on carrier = carrier AND (rank < delay)
+                    Join Anti on true = true AND (rank < delay) [by delay and rank]
+                      Join Anti on carrier = carrier AND (rank < delay) [by delay and rank]
                         Filter (delay <= 3) [append only]
                           Input flights (carrier, delay) [append only]
                         Input airlines (carrier, rank)
