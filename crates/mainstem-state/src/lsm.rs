@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lsm_tree::compaction::Leveled;
-use lsm_tree::config::PinningPolicy;
-use lsm_tree::{AbstractTree, AnyTree, Cache, Config, Guard, SeqNo, SequenceNumberCounter, Slice};
+use lsm_tree::config::{CompressionPolicy, PinningPolicy};
+use lsm_tree::{AbstractTree, AnyTree, Cache, CompressionType, Config, Guard, SeqNo, SequenceNumberCounter, Slice};
 use sha2::{Digest, Sha256};
 
 use crate::store::{Change, Entries, Opened, Scratch, StateError, StateStore};
@@ -26,6 +26,11 @@ const SCRATCH: &str = "scratch";
 const KEY_BYTES_MAX: usize = 32 << 10;
 /// Compactions after one ingestion, at most.
 const COMPACTIONS_MAX: usize = 8;
+/// A table, about. The first sorted level holds a few of them: as much as many small ingestions are merged with.
+const TABLE_BYTES: u64 = 4 << 20;
+/// Ingestions that lie one above the other, at most; in scratch, which is read no longer than until the next checkpoint.
+const OVERLAPPING: u8 = 4;
+const OVERLAPPING_IN_SCRATCH: u8 = 8;
 
 /// Opens the store below a directory, which is made when there is none; what the scratch held is removed. A store that is
 /// damaged is emptied.
@@ -35,12 +40,12 @@ pub fn open_lsm(directory: &Path, cache_bytes: u64) -> Result<Opened, StateError
     let path = directory.join(STORE);
     let cache = Arc::new(Cache::with_capacity_bytes(cache_bytes));
     let mut warnings = Vec::new();
-    let store = match LsmStore::open(&path, cache.clone()) {
+    let store = match LsmStore::open(&path, cache.clone(), false) {
         Err(error @ StateError::Damaged { .. }) => {
             warnings.push(format!("the state store is emptied: {error}"));
             remove(&path)?;
             sync(directory)?;
-            LsmStore::open(&path, cache.clone())?
+            LsmStore::open(&path, cache.clone(), false)?
         }
         store => store?,
     };
@@ -55,7 +60,7 @@ pub fn scrub_lsm(directory: &Path) -> Result<u64, StateError> {
     if !path.exists() {
         return Ok(0);
     }
-    let store = LsmStore::open(&path, Arc::new(Cache::with_capacity_bytes(0)))?;
+    let store = LsmStore::open(&path, Arc::new(Cache::with_capacity_bytes(0)), false)?;
     store.scan(&[], None).try_fold(0, |entries, entry| entry.map(|_| entries + 1))
 }
 
@@ -91,9 +96,7 @@ impl fmt::Debug for LsmScratch {
 impl Scratch for LsmScratch {
     fn create(&self) -> Result<Arc<dyn StateStore>, StateError> {
         let path = self.directory.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
-        let mut store = LsmStore::open(&path, self.cache.clone())?;
-        store.is_scratch = true;
-        Ok(Arc::new(store))
+        Ok(Arc::new(LsmStore::open(&path, self.cache.clone(), true)?))
     }
 }
 
@@ -121,7 +124,7 @@ impl Drop for LsmStore {
 }
 
 impl LsmStore {
-    fn open(path: &Path, cache: Arc<Cache>) -> Result<LsmStore, StateError> {
+    fn open(path: &Path, cache: Arc<Cache>, is_scratch: bool) -> Result<LsmStore, StateError> {
         let failed = |error| state_error(path, error);
         std::fs::create_dir_all(path).map_err(|error| failed(error.into()))?;
         let (next, visible) = (SequenceNumberCounter::default(), SequenceNumberCounter::default());
@@ -130,11 +133,16 @@ impl LsmStore {
             .use_cache(cache)
             .filter_block_partitioning_policy(PinningPolicy::all(true))
             .index_block_partitioning_policy(PinningPolicy::all(true));
+        // Scratch is written and merged more often than it is read.
+        let config = match is_scratch {
+            true => config.data_block_compression_policy(CompressionPolicy::all(CompressionType::None)),
+            false => config,
+        };
         let tree = config.open().map_err(failed)?;
         let after = tree.get_highest_seqno().map_or(0, |highest| highest + 1);
         next.fetch_max(after);
         visible.fetch_max(after);
-        Ok(LsmStore { path: path.to_owned(), tree, next, is_scratch: false })
+        Ok(LsmStore { path: path.to_owned(), tree, next, is_scratch })
     }
 
     fn error(&self, error: lsm_tree::Error) -> StateError {
@@ -359,9 +367,12 @@ impl StateStore for LsmStore {
         // What there is by level tells whether a compaction has done anything.
         let levels = || (0..self.tree.tree_config().level_count).map(|level| self.tree.level_table_count(level.into()));
         let shape = || (self.tree.disk_space(), levels().collect::<Vec<_>>());
+        let overlapping = if self.is_scratch { OVERLAPPING_IN_SCRATCH } else { OVERLAPPING };
+        let leveled = Leveled::default().with_table_target_size(TABLE_BYTES).with_l0_threshold(overlapping);
+        let leveled = Arc::new(leveled);
         for _ in 0..COMPACTIONS_MAX {
             let before = shape();
-            self.tree.compact(Arc::new(Leveled::default()), self.next.get()).map_err(|error| self.error(error))?;
+            self.tree.compact(leveled.clone(), self.next.get()).map_err(|error| self.error(error))?;
             if shape() == before {
                 break;
             }

@@ -1,6 +1,6 @@
 //! What an owner has written, above the store.
 //!
-//! Writes go into a sorted map. When it is larger than it may be it goes to scratch. A checkpoint takes all that is there
+//! Writes go into a sorted map. When it, and all owners' maps together, are larger than they may be it goes to scratch. A checkpoint takes all that is there
 //! as [`Handed`]; the thread that applies it reads it while new writes go above it. When the store has it all, it is dropped
 //! here; when the store could not take it, it is handed over again with the next checkpoint.
 //!
@@ -301,19 +301,22 @@ impl Layers {
             key as u64 + value.as_ref().map_or(0, |value| value.len() as u64) + ENTRY_BYTES
         };
         let (key_bytes, added) = (key.len(), size(key.len(), &value));
-        inner.map_bytes += added;
-        if let Some(before) = inner.map.insert(key.into(), value) {
-            inner.map_bytes -= size(key_bytes, &before);
-        }
-        if inner.map_bytes > self.root.spill_bytes() {
+        let before = inner.map.insert(key.into(), value).map_or(0, |before| size(key_bytes, &before));
+        inner.map_bytes = inner.map_bytes + added - before;
+        if self.root.waits(before, added, inner.map_bytes) {
             self.spill(&mut inner);
         }
     }
 
+    fn take_map(&self, inner: &mut Inner) -> (Map, u64) {
+        let bytes = std::mem::take(&mut inner.map_bytes);
+        self.root.waits(bytes, 0, 0);
+        (std::mem::take(&mut inner.map), bytes)
+    }
+
     /// The map goes to scratch: into the newest run, if that is no checkpoint's, or into a new one.
     fn spill(&self, inner: &mut Inner) {
-        let map = std::mem::take(&mut inner.map);
-        let bytes = std::mem::take(&mut inner.map_bytes);
+        let (map, bytes) = self.take_map(inner);
         let is_free = inner.runs.len() > inner.handed;
         let newest = inner.runs.last().filter(|_| is_free);
         let (store, is_new) = match newest {
@@ -344,8 +347,7 @@ impl Layers {
     #[must_use]
     pub fn hand_over(self: &Arc<Layers>) -> Handed {
         let mut inner = self.inner.write();
-        let map = std::mem::take(&mut inner.map);
-        let bytes = std::mem::take(&mut inner.map_bytes);
+        let (map, bytes) = self.take_map(&mut inner);
         if !map.is_empty() {
             inner.runs.push(Run::Memory(Arc::new(map), bytes));
         }
@@ -361,6 +363,12 @@ impl Layers {
         let inner = self.inner.read();
         let of_run = |run: &Run| if let Run::Memory(_, bytes) = run { *bytes } else { 0 };
         inner.map_bytes + inner.runs.iter().map(of_run).sum::<u64>()
+    }
+}
+
+impl Drop for Layers {
+    fn drop(&mut self) {
+        self.root.waits(self.inner.get_mut().map_bytes, 0, 0);
     }
 }
 

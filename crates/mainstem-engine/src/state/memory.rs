@@ -11,8 +11,9 @@ use super::cache::BlockCache;
 use super::{Layers, Owner};
 use crate::error::EngineError;
 
-/// Of the budget, what one owner may write before it goes to scratch.
+/// Of the budget, what one owner may always write before it goes to scratch, and what all together may.
 const SPILL_PART: u64 = 64;
+const WAITING_PART: u64 = 8;
 /// Of the budget, what blocks of contents may take.
 const CONTENT_PART: u64 = 4;
 /// Of the budget, what of one relation's content may wait in memory for a checkpoint.
@@ -28,6 +29,8 @@ pub struct StateRoot {
     opened: Opened,
     budget_bytes: u64,
     used_bytes: AtomicU64,
+    /// What owners have written that went neither to scratch nor to a checkpoint.
+    waiting_bytes: AtomicU64,
     generation: AtomicU32,
     epoch: AtomicU32,
     blocks: BlockCache,
@@ -67,6 +70,7 @@ impl StateRoot {
             opened,
             budget_bytes,
             used_bytes: AtomicU64::new(0),
+            waiting_bytes: AtomicU64::new(0),
             generation: AtomicU32::new(generation),
             epoch: AtomicU32::new(0),
             blocks: BlockCache::new(budget_bytes / CONTENT_PART),
@@ -120,8 +124,12 @@ impl StateRoot {
         &self.opened.scratch
     }
 
-    pub(super) fn spill_bytes(&self) -> u64 {
-        (self.budget_bytes / SPILL_PART).max(SPILL_BYTES_MIN)
+    /// Of what an owner has written `now` waits instead of `before`, `in_all` of it. Whether that is to go to scratch.
+    pub(super) fn waits(&self, before: u64, now: u64, in_all: u64) -> bool {
+        let change = now.wrapping_sub(before);
+        let waiting = self.waiting_bytes.fetch_add(change, Ordering::Relaxed).wrapping_add(change);
+        let part = |part: u64| (self.budget_bytes / part).max(SPILL_BYTES_MIN);
+        in_all > part(SPILL_PART) && waiting > part(WAITING_PART)
     }
 
     pub(super) fn count_spill(&self, bytes: u64) {
