@@ -4,6 +4,7 @@
 //! when or how often they are called are not for views.
 
 mod casts;
+mod event_time_joins;
 mod integers;
 mod json;
 mod lists;
@@ -19,6 +20,7 @@ use datafusion::logical_expr::{ScalarUDF, Volatility, WindowFunctionDefinition, 
 use crate::error::{SqlError, sqlstate};
 
 pub(crate) use casts::{PG_CAST, is_postgres_cast, postgres_cast};
+pub(crate) use event_time_joins::{ASOF_MATCH, SYSTEM_TIME_AS_OF};
 pub(crate) use integers::{integer_function, integer_negate, integer_operator, is_integer};
 pub(crate) use json::{JsonOperators, list_function};
 pub(crate) use lists::ONLY_ITEM;
@@ -42,7 +44,8 @@ pub fn window_function(name: &str) -> Option<WindowFunctionDefinition> {
 /// The functions that DataFusion does not have, or has with another meaning than PostgreSQL.
 #[must_use]
 pub fn own_functions() -> Vec<Arc<ScalarUDF>> {
-    [windows::all(), integers::all(), casts::all(), json::all(), lists::all(), postgres::all()].concat()
+    [windows::all(), integers::all(), casts::all(), json::all(), lists::all(), postgres::all(), event_time_joins::all()]
+        .concat()
 }
 
 /// The same for window functions.

@@ -21,13 +21,13 @@ pub use arrow_types::{arrow_field, arrow_schema, sql_type};
 pub use error::SqlError;
 pub use functions::{scalar_function, window_function};
 pub use graph::{
-    Aggregate, AggregateFunction, ClockUse, Frame, FrameBound, FrameUnits, Graph, GraphField, IsTest, JoinKind,
-    Literal, LiteralValue, Moment, Node, Operator, OperatorId, Scalar, SortKey, TimeComparison, WindowFunction,
-    unique_key,
+    Aggregate, AggregateFunction, ClockUse, Distance, Forget, Frame, FrameBound, FrameUnits, Graph, GraphField, IsTest,
+    JoinKind, Literal, LiteralValue, Moment, Nearest, Node, Operator, OperatorId, Scalar, SortKey, TimeComparison,
+    WindowFunction, unique_key,
 };
 pub use parse::{parse, parse_expression, parse_query};
 pub use plan::{
     Emit, Purpose, QueryPlan, ViewPlan, at_time, constant, output_names, plan_query, plan_view, planning_state,
-    rewrite_query, rewrite_windows, session_config, session_state_builder,
+    rewrite_query, rewrite_versions, rewrite_windows, session_config, session_state_builder, stands_for_asof,
 };
 pub use statement::{QualifiedName, Statement};

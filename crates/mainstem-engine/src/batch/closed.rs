@@ -1,10 +1,15 @@
 //! Plans of the oracle: windows that are closed, and ties that the whole row decides.
+//!
+//! How long after its end a window above a join stays open, and what settles the rows of a join, the view's graph says.
 
+use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, Result, ScalarValue, internal_err, plan_err};
-use datafusion::logical_expr::{Expr, ExprSchemable, Limit, LogicalPlan, LogicalPlanBuilder, SortExpr, Window, lit};
+use datafusion::common::{Column, Result, ScalarValue, internal_err, plan_datafusion_err, plan_err};
+use datafusion::logical_expr::{
+    Distinct, Expr, ExprSchemable, Join, JoinType, Limit, LogicalPlan, LogicalPlanBuilder, SortExpr, Window, lit,
+};
 use mainstem_sql::functions::{HOP_STARTS, TUMBLE_START, WINDOW_END};
-use mainstem_sql::scalar_function;
+use mainstem_sql::{Graph, Operator, scalar_function, stands_for_asof};
 
 /// What a column is to a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,52 +25,124 @@ enum Bound {
 /// Which windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Windows {
-    /// Those that end at or before the watermark.
+    /// Those that are closed.
     Closed,
     /// The others.
     Open,
 }
 
-/// Above each aggregate by a window of its input, only these windows.
-pub(super) fn windows_only(plan: LogicalPlan, which: Windows, watermark_us: Option<i64>) -> Result<LogicalPlan> {
+/// Above each aggregate by a window of its input, or DISTINCT of such rows, only the windows that have ended at or before the
+/// watermark, as long before as the graph says, or only the others; without any of them, of the join at the top only rows that
+/// are settled.
+pub(super) fn windows_only(
+    plan: LogicalPlan,
+    which: Windows,
+    watermark_us: Option<i64>,
+    graph: &Graph,
+) -> Result<LogicalPlan> {
+    let after = graph.nodes.iter().filter_map(|node| match node.operator {
+        Operator::EmitOnClose { after_us, .. } => Some(after_us),
+        _ => None,
+    });
+    let mut after = after.fuse();
+    let mut before = move || {
+        let later_us = after.next().unwrap_or(-1).saturating_add(1);
+        watermark_us.map(|watermark| watermark.saturating_sub(later_us))
+    };
     let mut is_windowed = false;
     let closed = plan.transform_up_with_subqueries(|node| {
-        if let LogicalPlan::Window(window) = &node
-            && let Some(time) = event_time_of(window)
-        {
-            is_windowed = true;
-            return passed_only(&node, time, watermark_us).map(Transformed::yes);
-        }
-        let LogicalPlan::Aggregate(aggregate) = &node else { return Ok(Transformed::no(node)) };
-        let bounds = aggregate.group_expr.iter().map(|group| bound_of(group, &aggregate.input)).collect::<Vec<_>>();
+        let bounds = match &node {
+            LogicalPlan::Window(window) => {
+                let Some(time) = event_time_of(window) else { return Ok(Transformed::no(node)) };
+                is_windowed = true;
+                return passed_only(&node, time, before()).map(Transformed::yes);
+            }
+            LogicalPlan::Aggregate(aggregate) => {
+                aggregate.group_expr.iter().map(|group| bound_of(group, &aggregate.input)).collect::<Vec<_>>()
+            }
+            LogicalPlan::Distinct(Distinct::All(input)) => {
+                (0..input.schema().fields().len()).map(|column| bound_of_column(input, column)).collect()
+            }
+            _ => return Ok(Transformed::no(node)),
+        };
         let end = bounds.iter().position(|bound| *bound == Some(Bound::End));
         let start = bounds.iter().position(|bound| matches!(bound, Some(Bound::Start(_))));
         let Some(place) = end.or(start) else { return Ok(Transformed::no(node)) };
         is_windowed = true;
-        let column = Expr::Column(Column::from(aggregate.schema.qualified_field(place)));
+        let column = Expr::Column(Column::from(node.schema().qualified_field(place)));
         let end = match bounds[place] {
             Some(Bound::Start(size)) => end_of(column, size)?,
             _ => column,
         };
-        let data_type = aggregate.schema.field(place).data_type().clone();
-        let bound = |watermark: i64| ScalarValue::TimestampMicrosecond(Some(watermark), None).cast_to(&data_type);
-        let is_wanted = match (which, watermark_us) {
-            (Windows::Closed, Some(watermark)) => end.lt_eq(lit(bound(watermark)?)),
-            (Windows::Closed, None) => lit(false),
-            (Windows::Open, Some(watermark)) => end.gt(lit(bound(watermark)?)),
-            (Windows::Open, None) => end.is_not_null(),
+        let data_type = node.schema().field(place).data_type().clone();
+        let is_closed = reached(end.clone(), before(), &data_type)?;
+        let is_wanted = match which {
+            Windows::Closed => is_closed,
+            Windows::Open => end.is_not_null().and(Expr::Not(Box::new(is_closed))),
         };
         Ok(Transformed::yes(LogicalPlanBuilder::from(node).filter(is_wanted)?.build()?))
     })?;
-    if !is_windowed {
-        return plan_err!("EMIT ON WINDOW CLOSE needs an aggregate by a window");
+    match is_windowed {
+        true => Ok(closed.data),
+        false => settled_rows(closed.data, watermark_us, graph),
     }
-    Ok(closed.data)
+}
+
+/// Whether the watermark, less what is to be waited, has reached this.
+fn reached(end: Expr, watermark_us: Option<i64>, data_type: &DataType) -> Result<Expr> {
+    let Some(watermark) = watermark_us else { return Ok(lit(false)) };
+    let watermark = ScalarValue::TimestampMicrosecond(Some(watermark), None).cast_to(data_type)?;
+    Ok(end.lt_eq(lit(watermark)))
+}
+
+/// Of the join at the top, the rows that the watermark has settled.
+fn settled_rows(plan: LogicalPlan, watermark_us: Option<i64>, graph: &Graph) -> Result<LogicalPlan> {
+    Ok(match plan {
+        LogicalPlan::Join(join) => {
+            let (end, data_type) = settled_by(&join, graph)?;
+            let is_settled = reached(end, watermark_us, &data_type)?;
+            LogicalPlanBuilder::from(LogicalPlan::Join(join)).filter(is_settled)?.build()?
+        }
+        LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) | LogicalPlan::Sort(_) => {
+            let below = settled_rows(plan.inputs()[0].clone(), watermark_us, graph)?;
+            plan.with_new_exprs(plan.expressions(), vec![below])?
+        }
+        _ => return plan_err!("EMIT ON WINDOW CLOSE needs an aggregate by a window, or a join of streams"),
+    })
+}
+
+/// What the graph holds the rows of the join by, over the join's columns.
+fn settled_by(join: &Join, graph: &Graph) -> Result<(Expr, DataType)> {
+    let found = graph.nodes.iter().find_map(|node| {
+        let Operator::EmitOnClose { window_end, .. } = node.operator else { return None };
+        let held = graph.node(node.inputs[0]);
+        let Operator::Project { expressions } = &held.operator else { return None };
+        Some((held, expressions.get(window_end)?, window_end))
+    });
+    let Some((held, end, place)) = found else { return plan_err!("no rows are held until they are settled") };
+    let of_graph = graph.node(held.inputs[0]);
+    let width = of_graph.inputs.first().map_or(0, |first| graph.node(*first).schema.len());
+    let (first, second) = match join.join_type {
+        JoinType::Right => (&join.right, &join.left),
+        _ => (&join.left, &join.right),
+    };
+    let column = |index: usize| {
+        let side = if index < width { first } else { second };
+        let name = of_graph.schema[index].name.as_str();
+        let named = side.schema().qualified_fields_with_unqualified_name(name);
+        named.first().map_or_else(|| Column::from_name(name), |field| Column::from(*field))
+    };
+    let end = end.to_expr(&column).map_err(|error| plan_datafusion_err!("{}", error.message))?;
+    let data_type = held.schema[place].to_arrow().map_err(|error| plan_datafusion_err!("{}", error.message))?;
+    Ok((end, data_type.data_type().clone()))
 }
 
 /// What functions OVER a window are ordered by first, if no aggregate stands below and they are not each within a window's bound:
 /// the planner takes event time alone.
 fn event_time_of(window: &Window) -> Option<Expr> {
+    if stands_for_asof(window) {
+        return None;
+    }
     let Expr::WindowFunction(function) = window.window_expr.first()?.clone().unalias() else { return None };
     let is_aggregated = window.input.exists(|node| Ok(matches!(node, LogicalPlan::Aggregate(_)))).unwrap_or(true);
     let is_by_window = window.window_expr.iter().all(|expr| {
@@ -80,10 +157,7 @@ fn event_time_of(window: &Window) -> Option<Expr> {
 fn passed_only(node: &LogicalPlan, time: Expr, watermark_us: Option<i64>) -> Result<LogicalPlan> {
     let LogicalPlan::Window(window) = node else { return internal_err!("not a window") };
     let data_type = time.get_type(window.input.schema())?;
-    let is_passed = match watermark_us {
-        Some(watermark) => time.lt(lit(ScalarValue::TimestampMicrosecond(Some(watermark), None).cast_to(&data_type)?)),
-        None => lit(false),
-    };
+    let is_passed = reached(time, watermark_us, &data_type)?;
     let input = LogicalPlanBuilder::from(window.input.as_ref().clone()).filter(is_passed)?.build()?;
     node.with_new_exprs(node.expressions(), vec![input])
 }

@@ -21,7 +21,7 @@ use datafusion::sql::sqlparser::ast::{
     Visit, Visitor,
 };
 use mainstem_catalog::{Catalog, Dependency, Relation, RelationId, RelationKind};
-use mainstem_sql::{Purpose, SqlError, arrow_schema, parse_query, rewrite_query};
+use mainstem_sql::{Purpose, SqlError, arrow_schema, parse_query, rewrite_query, rewrite_versions};
 
 use super::errors::{engine_error, query_error, view_error};
 use super::own_writes::{self, OwnWrites};
@@ -228,6 +228,8 @@ pub(crate) async fn context_with(
     };
     let own_writes = OwnWrites { engine, catalog, pinned: &pinned, overlays, options };
     let context = empty_context(options);
+    // For what a query asks of definitions: which column has a relation's event time.
+    context.state_ref().write().config_mut().set_extension(catalog.clone());
     // A view is younger than what it reads.
     for id in ids {
         let relation = catalog.relation(id).ok_or_else(|| engine_error(&crate::EngineError::UnknownRelation(id.0)))?;
@@ -331,6 +333,9 @@ pub(crate) async fn plan_text(context: &SessionContext, query: &str) -> Result<L
 
 /// Plans a query over the context's relations.
 pub async fn plan_query(context: &SessionContext, mut query: Query) -> Result<LogicalPlan, SqlError> {
+    if let Some(catalog) = context.state().config().get_extension::<Catalog>() {
+        rewrite_versions(&catalog, &mut query)?;
+    }
     rewrite_query(&mut query)?;
     let statement = DfStatement::Statement(Box::new(SqlStatement::Query(Box::new(query))));
     let state = context.state();

@@ -144,12 +144,15 @@ impl Oracle {
         let context = self.context_of(&self.below(relation, late).await?);
         let mut plan = at_time(plan_text(&context, &view.query).await?, self.now_us()?).map_err(query_error)?;
         if view.emit_on_window_close {
+            let graph = view.graph.as_ref().map(Graph::from_json).transpose()?;
+            let graph =
+                graph.ok_or_else(|| SqlError::new(mainstem_sql::error::sqlstate::INTERNAL, "a view without graph"))?;
             let watermark_us = self.watermark_of(relation)?;
-            plan = windows_only(plan, Windows::Closed, watermark_us).map_err(query_error)?;
-            if let Some(earlier) = self.early(view)? {
+            plan = windows_only(plan, Windows::Closed, watermark_us, &graph).map_err(query_error)?;
+            if let Some(earlier) = self.early(&graph)? {
                 let context = earlier.context_of(&earlier.below(relation, late).await?);
                 let open = plan_text(&context, &view.query).await?;
-                let open = windows_only(open, Windows::Open, watermark_us).map_err(query_error)?;
+                let open = windows_only(open, Windows::Open, watermark_us, &graph).map_err(query_error)?;
                 let both = LogicalPlanBuilder::from(plan).union(open).and_then(LogicalPlanBuilder::build);
                 plan = both.map_err(query_error)?;
             }
@@ -182,9 +185,8 @@ impl Oracle {
     }
 
     /// For a view with early results: what there was when they were taken last.
-    fn early(&self, view: &ViewDefinition) -> Result<Option<Oracle>, SqlError> {
-        let Some(graph) = view.graph.as_ref() else { return Ok(None) };
-        let Some(early_us) = Graph::from_json(graph)?.early_us() else { return Ok(None) };
+    fn early(&self, graph: &Graph) -> Result<Option<Oracle>, SqlError> {
+        let Some(early_us) = graph.early_us() else { return Ok(None) };
         let ticks = self.ticks()?;
         let Some((_, newest)) = ticks.last() else { return Ok(None) };
         let interval = |now_us: i64| now_us.div_euclid(early_us);

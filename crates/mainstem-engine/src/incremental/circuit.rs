@@ -11,6 +11,7 @@ use mainstem_sql::graph::parse_type;
 use mainstem_sql::{Graph, Node, Operator, OperatorId, Scalar, SqlError};
 
 use super::aggregate::{Aggregate, AggregateParts};
+use super::asof::{AsOf, AsOfParts};
 use super::distinct::Distinct;
 use super::emit_on_close::EmitOnClose;
 use super::join::{Join, JoinParts};
@@ -456,7 +457,7 @@ impl Builder<'_> {
         let columns = |port: usize| (0..self.input(node, port).fields().len()).map(Scalar::Column).collect::<Vec<_>>();
         let keys: Vec<Vec<Scalar>> = match &node.operator {
             Operator::Aggregate { group, .. } => vec![group.clone()],
-            Operator::Join { on, .. } => {
+            Operator::Join { on, .. } | Operator::AsOf { on, .. } => {
                 vec![on.iter().map(|pair| pair.0.clone()).collect(), on.iter().map(|pair| pair.1.clone()).collect()]
             }
             Operator::Distinct => vec![columns(0)],
@@ -467,7 +468,7 @@ impl Builder<'_> {
             matches!(&node.operator, Operator::Filter { .. } | Operator::Project { .. } | Operator::Unnest { .. });
         let has_keys = !keys.is_empty() && keys.iter().all(|keys| !keys.is_empty());
         if shards.count < 2 || !(takes_ranges || has_keys) {
-            return self.build(node);
+            return self.operator(node);
         }
         let routing = if takes_ranges {
             Routing::Rows
@@ -475,8 +476,15 @@ impl Builder<'_> {
             let compile = |(port, keys): (usize, &Vec<Scalar>)| self.compiler.compile_all(keys, self.input(node, port));
             Routing::by(keys.iter().enumerate().map(compile).collect::<Result<_, _>>()?)?
         };
-        let operators = (0..shards.count).map(|_| self.build(node)).collect::<Result<Vec<_>, _>>()?;
+        let operators = (0..shards.count).map(|_| self.operator(node)).collect::<Result<Vec<_>, _>>()?;
         Ok(Box::new(Sharded::new(routing, operators, shards.parallel_rows)))
+    }
+
+    /// The operator, told what it may forget.
+    fn operator(&self, node: &Node) -> Result<Box<dyn Operate>, EngineError> {
+        let mut operator = self.build(node)?;
+        operator.forgets(&node.forgets);
+        Ok(operator)
     }
 
     fn build(&self, node: &Node) -> Result<Box<dyn Operate>, EngineError> {
@@ -494,19 +502,32 @@ impl Builder<'_> {
             }
             Operator::Unnest { column } => Box::new(Unnest { column: *column, schema: schema.clone() }),
             Operator::Aggregate { group, aggregates } => self.aggregate(node, group, aggregates)?,
-            Operator::Join { kind, on, null_equals_null, filter } => {
+            Operator::Join { kind, on, null_equals_null, filter, range } => {
                 let (left, right) = (self.input(node, 0), self.input(node, 1));
                 let filter = filter.as_ref().map(|filter| self.compiler.compile(filter, &pairs(left, right)));
                 let parts = JoinParts {
                     kind: *kind,
                     null_equals_null: *null_equals_null,
                     filter: filter.transpose()?,
+                    range: *range,
                     sides: [
                         (left.clone(), self.compiler.compile_all(on.iter().map(|pair| &pair.0), left)?),
                         (right.clone(), self.compiler.compile_all(on.iter().map(|pair| &pair.1), right)?),
                     ],
                 };
                 Box::new(Join::new(schema, parts)?)
+            }
+            Operator::AsOf { is_outer, on, times, nearest } => {
+                let side = |port: usize, keys: Vec<&Scalar>, time: &Scalar| {
+                    let input = self.input(node, port);
+                    let keys = self.compiler.compile_all(keys, input)?;
+                    Ok::<_, EngineError>((input.clone(), keys, self.compiler.compile(time, input)?))
+                };
+                let sides = [
+                    side(0, on.iter().map(|pair| &pair.0).collect(), &times.0)?,
+                    side(1, on.iter().map(|pair| &pair.1).collect(), &times.1)?,
+                ];
+                Box::new(AsOf::new(schema, AsOfParts { is_outer: *is_outer, nearest: *nearest, sides })?)
             }
             Operator::Union => Box::new(Union { schema: schema.clone() }),
             Operator::Distinct => Box::new(Distinct::new(schema)?),
@@ -529,8 +550,8 @@ impl Builder<'_> {
                 Box::new(Over::new(input, schema, parts)?)
             }
             Operator::DropLate {} => Box::new(DropLate { schema: schema.clone() }),
-            Operator::EmitOnClose { window_end, early_us } => {
-                Box::new(EmitOnClose::new(schema, *window_end, *early_us)?)
+            Operator::EmitOnClose { window_end, after_us, early_us } => {
+                Box::new(EmitOnClose::new(schema, *window_end, *after_us, *early_us)?)
             }
             Operator::Temporal { value, comparison, bound, is_steady } => {
                 let parts = TemporalParts {
@@ -588,7 +609,8 @@ impl Builder<'_> {
     fn window_ends(&self) -> BTreeMap<OperatorId, usize> {
         let mut found = BTreeMap::new();
         for node in &self.graph.nodes {
-            let Operator::EmitOnClose { window_end, .. } = node.operator else { continue };
+            // Graphs of version 3 say it themselves.
+            let Operator::EmitOnClose { window_end, after_us: -1, .. } = node.operator else { continue };
             let (mut column, mut below) = (window_end, self.graph.node(node.inputs[0]));
             loop {
                 let readers = self.graph.nodes.iter().filter(|reader| reader.inputs.contains(&below.id)).count();

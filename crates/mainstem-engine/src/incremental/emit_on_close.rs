@@ -1,15 +1,15 @@
-//! Holds rows until the watermark has reached the end of their window, then gives them.
-//! Where lateness is allowed, rows of a window that is closed still change what was given, until the horizon has reached its
-//! end.
+//! Holds rows until the watermark has reached the end of their window, or as long after it as is said, then gives them.
+//! Where lateness is allowed, rows of a window that is closed still change what was given, until the horizon is as far.
 //!
 //! With early results, what is held is also given when the clock enters another interval of their length, and held no more:
 //! what is held is always what was not given yet.
 //!
-//! State: i64 watermark of the last version (i64::MIN: none yet) as the entry of tag 0, the horizon as that of tag 2 where it
-//! is another, the interval of the last early results as that of tag 3, and held rows as entries of tag 1: i64 window end, row
-//! bytes, i64 count. In the space: 0 -> i64 watermark; 2 -> i64 horizon; 3 -> i64 interval; 1, window end, row bytes -> i64
-//! count. A change to a window behind the horizon cannot come, because late rows were taken out before; should one come
-//! nevertheless it is left out and counted as late. A row without window end never closes, and is left out as well.
+//! State: i64 newest end that is closed (i64::MIN: none yet) as the entry of tag 0, the newest end behind the horizon as that of
+//! tag 2 where it is another, the interval of the last early results as that of tag 3, and held rows as entries of tag 1: i64
+//! window end, row bytes, i64 count. In the space: 0 -> i64 end; 2 -> i64 end; 3 -> i64 interval; 1, window end, row bytes ->
+//! i64 count. A change to a window behind the horizon cannot come, because late rows were taken out before; should one come
+//! nevertheless (of a table that the stream is joined with) it is left out and counted as late. A row without window end never
+//! closes, and is left out as well.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -36,6 +36,8 @@ pub(super) struct EmitOnClose {
     schema: SchemaRef,
     keys: RowKeys,
     window_end: usize,
+    /// How far the watermark has to be behind the end, less a microsecond.
+    after_us: i64,
     held: BTreeMap<i64, Window>,
     closed: i64,
     horizon: i64,
@@ -60,6 +62,7 @@ impl EmitOnClose {
     pub(super) fn new(
         schema: &SchemaRef,
         window_end: usize,
+        after_us: i64,
         early_us: Option<i64>,
     ) -> Result<EmitOnClose, EngineError> {
         let keys = RowKeys::new(schema).map_err(|error| EngineError::Graph(error.to_string()))?;
@@ -71,6 +74,7 @@ impl EmitOnClose {
             schema,
             keys,
             window_end,
+            after_us,
             held: BTreeMap::new(),
             closed,
             horizon: closed,
@@ -92,10 +96,16 @@ impl EmitOnClose {
         true
     }
 
-    fn move_horizon(&mut self, context: &Context<'_>) {
-        let Some(horizon) = context.times.horizon_us.filter(|horizon| *horizon > self.horizon) else { return };
+    /// What is closed, and what is behind the horizon. That is noted where it is, or was, another.
+    fn move_to(&mut self, closed: Option<i64>, horizon: Option<i64>, context: &Context<'_>) {
+        let was_apart = self.horizon != self.closed;
+        if let Some(closed) = closed {
+            self.closed = closed;
+            note(CLOSED, closed, context);
+        }
+        let Some(horizon) = horizon.filter(|horizon| *horizon > self.horizon) else { return };
         self.horizon = horizon;
-        if context.times.watermark_us != Some(horizon) {
+        if was_apart || horizon != self.closed {
             note(HORIZON, horizon, context);
         }
     }
@@ -228,13 +238,12 @@ impl Operate for EmitOnClose {
 
     fn finish(&mut self, context: &mut Context<'_>) -> Vec<Delta> {
         self.residence.tick();
-        self.move_horizon(context);
         let is_early = self.enters_interval(context);
-        let watermark = context.times.watermark_us.filter(|watermark| *watermark > self.closed);
-        if let Some(watermark) = watermark {
-            self.closed = watermark;
-            note(CLOSED, watermark, context);
-        }
+        // An end is closed when the watermark is greater than the end and `after_us`.
+        let closes = |watermark_us: Option<i64>| Some(watermark_us?.saturating_sub(self.after_us.saturating_add(1)));
+        let horizon = closes(context.times.horizon_us);
+        let watermark = closes(context.times.watermark_us).filter(|watermark| *watermark > self.closed);
+        self.move_to(watermark, horizon, context);
         let until = match (is_early, watermark) {
             (false, None) => return Vec::new(),
             (false, Some(watermark)) => watermark,

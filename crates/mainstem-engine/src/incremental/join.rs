@@ -9,26 +9,33 @@
 //! row. A row is given with nulls for the other side, or alone, exactly as long as its degree is zero; in a semi join as long
 //! as it is not.
 //!
+//! If the condition bounds how far a column of one side lies from one of the other, the rows of a key are kept in the order of that
+//! column, and a delta meets only those within the distance. Rows that are settled in event time are forgotten, without output.
+//!
 //! State entry: u8 side (0 left, 1 right), key bytes, row bytes, i64 weight, i64 degree; in the space side, key, row -> i64
 //! weight, i64 degree. The rows of one side under one key are a unit: in memory as a whole or not at all, written row by row.
+//! What is forgotten when it is settled is in the space under 2 + side, i64 what it is settled by, key, row as well.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, new_null_array};
+use arrow::array::{Array, ArrayRef, Int64Array, new_null_array};
 use arrow::datatypes::{Schema, SchemaRef};
 use hashbrown::HashTable;
-use mainstem_sql::JoinKind;
+use mainstem_sql::{Distance, Forget, JoinKind};
 
 use super::encoding::{StateReader, StateWriter};
-use super::stateless::of_type;
-use super::units::Residence;
+use super::stateless::{of_type, ordinals};
+use super::units::{Residence, StoredDue};
 use super::{ByteMap, Context, Operate, STATE_HASHER, byte_map};
 use crate::delta::{Delta, EncodedRows, RowKeys, batch_of, take_rows};
 use crate::error::EngineError;
-use crate::scalar::{CompiledScalar, evaluate_all, mask};
+use crate::scalar::{CompiledScalar, RowErrors, evaluate_all, mask};
 use crate::state::Space;
 
 const KIND: u8 = 5;
+/// Entries of the space that say what is due begin with this and the side.
+const DUE: u8 = 2;
 /// Pairs built at once.
 const PAIRS_MAX: usize = 64 * 1024;
 
@@ -40,6 +47,7 @@ pub(super) struct Join {
     kind: JoinKind,
     null_equals_null: bool,
     filter: Option<CompiledScalar>,
+    range: Option<Distance>,
     sides: [Side; 2],
     residence: Residence,
 }
@@ -50,6 +58,7 @@ pub(super) struct JoinParts {
     pub(super) kind: JoinKind,
     pub(super) null_equals_null: bool,
     pub(super) filter: Option<CompiledScalar>,
+    pub(super) range: Option<Distance>,
     /// Input schema and key expressions of each side.
     pub(super) sides: [(SchemaRef, Vec<CompiledScalar>); 2],
 }
@@ -66,12 +75,19 @@ struct Side {
     by_row: HashTable<u32>,
     by_key: ByteMap<Bucket>,
     bytes: u64,
+    /// The column by which the rows of a key are ordered.
+    order: Option<usize>,
+    /// The column by which rows are settled, with how long after that.
+    forget: Option<(usize, i64)>,
+    /// Rows in memory by what they are settled by.
+    due: BTreeSet<(i64, u32)>,
+    stored_due: StoredDue,
 }
 
-/// The rows under one key. With a space it may be empty: then it is known that there are none.
-#[derive(Debug, Default)]
+/// The rows under one key. With a space there may be none: then it is known that there are none.
+#[derive(Debug)]
 struct Bucket {
-    rows: Vec<u32>,
+    rows: Rows,
     used: u32,
 }
 
@@ -79,12 +95,29 @@ struct Bucket {
 const BUCKET_BYTES: u64 = 40;
 
 #[derive(Debug)]
+enum Rows {
+    /// In no order.
+    Any(Vec<u32>),
+    /// By their value in a column.
+    Ordered(BTreeSet<(i64, u32)>),
+}
+
+#[derive(Debug)]
 struct Entry {
     row: Box<[u8]>,
     weight: i64,
     degree: i64,
-    /// Its place among the rows of its key.
-    place: u32,
+    /// Its place among the rows of its key, or its value in the column that orders them.
+    place: i64,
+    /// What it is settled by, if it is forgotten then.
+    due: i64,
+}
+
+/// Where a row stands: its value in the column of the order, and in that by which it is settled; 0 without.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stands {
+    order: i64,
+    due: i64,
 }
 
 /// A delta's rows as bytes.
@@ -94,6 +127,7 @@ struct Keyed {
     rows: EncodedRows,
     /// Rows whose key can match at all.
     can_match: Vec<bool>,
+    stands: Vec<Stands>,
 }
 
 /// Pairs that are not built yet: rows of the delta, entries of the other side.
@@ -121,20 +155,24 @@ impl Join {
             kind: parts.kind,
             null_equals_null: parts.null_equals_null,
             filter: parts.filter,
-            sides: [Side::new(left.0, left.1)?, Side::new(right.0, right.1)?],
+            range: parts.range,
+            sides: [
+                Side::new(0, left.0, left.1, parts.range.map(|range| range.left))?,
+                Side::new(1, right.0, right.1, parts.range.map(|range| range.right))?,
+            ],
             residence: Residence::default(),
         })
     }
 
     /// Brings what both sides have under the keys into memory.
     fn load(&mut self, keyed: &Keyed, context: &mut Context<'_>) {
-        let now = self.residence.now;
+        let (now, space) = (self.residence.now, context.space.filter(|_| self.residence.is_partial));
         let keys = || (0..keyed.delta.len()).filter(|row| keyed.can_match[*row]).map(|row| keyed.keys.get(row));
         for (place, side) in self.sides.iter_mut().enumerate() {
             for key in keys() {
                 if let Some(bucket) = side.by_key.get_mut(key) {
                     bucket.used = now;
-                } else if let Some(space) = context.space.filter(|_| self.residence.is_partial) {
+                } else if let Some(space) = space {
                     side.open(key).used = now;
                     context.loaded(side.load(place, key, space));
                     space.root().count_loaded(1);
@@ -157,11 +195,13 @@ impl Join {
         let (delta, values) = evaluate_all(&side.on, delta, context.errors);
         let nulls: Vec<_> = values.iter().filter_map(|column| column.logical_nulls()).collect();
         let is_null = |row: usize| nulls.iter().any(|nulls| nulls.is_null(row));
-        let can_match = (0..delta.len()).map(|row| self.null_equals_null || !is_null(row)).collect();
+        let mut can_match: Vec<bool> = (0..delta.len()).map(|row| self.null_equals_null || !is_null(row)).collect();
+        let stands = side.stands(delta.rows.columns(), &mut can_match);
         Keyed {
             keys: side.key_keys.encode(&values, delta.len()),
             rows: side.row_keys.encode(delta.rows.columns(), delta.len()),
             can_match,
+            stands,
             delta,
         }
     }
@@ -231,6 +271,18 @@ impl Join {
         self.output(side, own, other, weights)
     }
 
+    /// The values of the other side that can match this one.
+    fn within(&self, port: usize, value: i64) -> Option<std::ops::RangeInclusive<(i64, u32)>> {
+        let Distance { least, most, .. } = self.range?;
+        let (from, to) = match port {
+            0 => (least, most),
+            _ => (most.map(i64::saturating_neg), least.map(i64::saturating_neg)),
+        };
+        let from = from.map_or(i64::MIN, |from| value.saturating_add(from));
+        let to = to.map_or(i64::MAX, |to| value.saturating_add(to));
+        (from <= to).then_some((from, 0)..=(to, u32::MAX))
+    }
+
     /// Puts the delta into its own side, and gives the rows that lost or gained all their partners by it.
     fn store(&mut self, port: usize, keyed: &Keyed, met: &mut Met, space: Option<&Space>) {
         let (now, keeps_empty) = (self.residence.now, self.residence.is_partial);
@@ -238,14 +290,15 @@ impl Join {
         for row in 0..keyed.delta.len() {
             let degree = met.own_degrees[row];
             if keyed.can_match[row] {
-                let weight = keyed.delta.weights[row];
+                let (weight, stands) = (keyed.delta.weights[row], keyed.stands[row]);
                 let (key, row) = (keyed.keys.get(row), keyed.rows.get(row));
-                let counts = self.sides[port].adjust(key, row, weight, degree, keeps_empty);
+                let counts = self.sides[port].adjust(key, row, (weight, degree), stands, keeps_empty);
                 if let Some(bucket) = self.sides[port].by_key.get_mut(key) {
                     bucket.used = now;
                 }
                 if let Some(space) = space {
                     write(space, port, key, row, counts);
+                    self.sides[port].write_due(stands.due, [key, row], weight, counts, space);
                 }
             }
             if self.counts(port) && (degree == 0) != (self.kind == JoinKind::Semi) {
@@ -321,12 +374,20 @@ impl Operate for Join {
         let mut pairs = Pairs::default();
         for row in (0..keyed.delta.len()).filter(|row| keyed.can_match[*row]) {
             let Some(partners) = self.sides[1 - port].by_key.get(keyed.keys.get(row)) else { continue };
-            for piece in partners.rows.chunks(PAIRS_MAX) {
-                pairs.own.extend(piece.iter().map(|_| row as u32));
-                pairs.other.extend_from_slice(piece);
+            let mut meet = |partner: u32| {
+                pairs.own.push(row as u32);
+                pairs.other.push(partner);
                 if pairs.own.len() >= PAIRS_MAX {
                     self.build(port, &keyed, &mut pairs, &mut met, context);
                     met.out.drain(..).for_each(&mut *give);
+                }
+            };
+            match &partners.rows {
+                Rows::Any(partners) => partners.iter().for_each(|partner| meet(*partner)),
+                Rows::Ordered(partners) => {
+                    if let Some(range) = self.within(port, keyed.stands[row].order) {
+                        partners.range(range).for_each(|(_, partner)| meet(*partner));
+                    }
                 }
             }
         }
@@ -347,6 +408,7 @@ impl Operate for Join {
 
     fn attach(&mut self, space: &Space) -> Result<(), EngineError> {
         self.residence.attach(space);
+        self.sides.iter_mut().for_each(|side| side.stored_due.attach(space));
         Ok(())
     }
 
@@ -376,7 +438,7 @@ impl Operate for Join {
         let mut writer = StateWriter::new(KIND, out);
         for (place, side) in self.sides.iter().enumerate() {
             for (key, bucket) in &side.by_key {
-                for entry in bucket.rows.iter().map(|entry| &side.entries[*entry as usize]) {
+                for entry in bucket.rows.all().into_iter().map(|entry| &side.entries[entry as usize]) {
                     writer.u8(place as u8);
                     writer.bytes(key);
                     writer.bytes(&entry.row);
@@ -391,6 +453,7 @@ impl Operate for Join {
 
     fn restore_keys(&mut self, section: &[u8], is_kept: &dyn Fn(&[u8]) -> bool) -> Result<(), EngineError> {
         let mut reader = StateReader::new(KIND, section)?;
+        let mut rows: [Vec<Saved<'_>>; 2] = Default::default();
         while !reader.is_done() {
             let place = reader.u8()? as usize;
             let (key, row) = (reader.bytes()?, reader.bytes()?);
@@ -398,16 +461,66 @@ impl Operate for Join {
             if !is_kept(key) {
                 continue;
             }
-            let side = self.sides.get_mut(place);
+            let side = rows.get_mut(place);
             let side = side.ok_or_else(|| EngineError::State(format!("a join has no side {place}")))?;
-            side.adjust(key, row, weight, degree, false);
+            side.push((key, row, weight, degree));
+        }
+        for (side, rows) in self.sides.iter_mut().zip(rows) {
+            let mut all = vec![true; rows.len()];
+            let columns = match side.order.is_some() || side.forget.is_some() {
+                true => side.row_keys.decode_columns(rows.iter().map(|row| row.1)),
+                false => Vec::new(),
+            };
+            let stands = side.stands(&columns, &mut all);
+            for ((key, row, weight, degree), stands) in rows.into_iter().zip(stands) {
+                side.adjust(key, row, (weight, degree), stands, false);
+            }
+        }
+        Ok(())
+    }
+
+    fn forgets(&mut self, forgets: &[Forget]) {
+        for forget in forgets {
+            self.sides[forget.input].forget = Some((forget.column, forget.after_us));
+        }
+    }
+
+    fn retire(&mut self, horizon_us: i64) {
+        self.sides.iter_mut().for_each(|side| side.retire(horizon_us));
+    }
+
+    fn retire_stored(&mut self, horizon_us: i64, space: &Space) -> Result<(), EngineError> {
+        for (place, side) in self.sides.iter_mut().enumerate() {
+            let Some((_, after_us)) = side.forget else { continue };
+            for rest in side.stored_due.take(horizon_us.saturating_sub(after_us), space)? {
+                space.delete(&prefix(place, &rest));
+            }
         }
         Ok(())
     }
 }
 
+/// Key, row, weight and degree.
+type Saved<'a> = (&'a [u8], &'a [u8], i64, i64);
+
+impl Rows {
+    fn all(&self) -> Vec<u32> {
+        match self {
+            Rows::Any(rows) => rows.clone(),
+            Rows::Ordered(rows) => rows.iter().map(|(_, row)| *row).collect(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Rows::Any(rows) => rows.is_empty(),
+            Rows::Ordered(rows) => rows.is_empty(),
+        }
+    }
+}
+
 impl Side {
-    fn new(schema: SchemaRef, on: Vec<CompiledScalar>) -> Result<Side, EngineError> {
+    fn new(place: u8, schema: SchemaRef, on: Vec<CompiledScalar>, order: Option<usize>) -> Result<Side, EngineError> {
         let failed = |error: arrow::error::ArrowError| EngineError::Graph(error.to_string());
         let types: Vec<_> = on.iter().map(|key| key.data_type().clone()).collect();
         Ok(Side {
@@ -420,34 +533,106 @@ impl Side {
             by_row: HashTable::new(),
             by_key: byte_map(),
             bytes: 0,
+            order,
+            forget: None,
+            due: BTreeSet::new(),
+            stored_due: StoredDue::new(DUE + place),
         })
+    }
+
+    /// Where rows stand. One without a value there matches nothing.
+    fn stands(&self, columns: &[ArrayRef], can_match: &mut [bool]) -> Vec<Stands> {
+        let mut stands = vec![Stands::default(); can_match.len()];
+        let mut read = |column: Option<usize>, set: fn(&mut Stands, i64)| {
+            let Some(column) = column else { return };
+            let values: Int64Array = ordinals(&columns[column]);
+            for (row, stands) in stands.iter_mut().enumerate() {
+                can_match[row] &= values.is_valid(row);
+                set(stands, if values.is_valid(row) { values.value(row) } else { 0 });
+            }
+        };
+        read(self.order, |stands, value| stands.order = value);
+        read(self.forget.map(|(column, _)| column), |stands, value| stands.due = value);
+        stands
+    }
+
+    /// Forgets what is settled.
+    fn retire(&mut self, horizon_us: i64) {
+        let Some((_, after_us)) = self.forget else { return };
+        let later = self.due.split_off(&(horizon_us.saturating_sub(after_us), 0));
+        let mut gone: Vec<u32> = std::mem::replace(&mut self.due, later).into_iter().map(|(_, at)| at).collect();
+        gone.sort_unstable();
+        for piece in gone.chunks(PAIRS_MAX) {
+            let rows = self.row_keys.decode(piece.iter().map(|at| &*self.entries[*at as usize].row));
+            let mut none = RowErrors::default();
+            let rows = Delta::from_inserts(rows).with_schema(&self.schema);
+            let (left, values) = evaluate_all(&self.on, &rows, &mut none);
+            assert_eq!(left.len(), piece.len(), "keys that were computed before");
+            let keys = self.key_keys.encode(&values, left.len());
+            for (row, at) in piece.iter().enumerate() {
+                let hash = STATE_HASHER.hash_one(&*self.entries[*at as usize].row);
+                if let Ok(found) = self.by_row.find_entry(hash, |other| other == at) {
+                    found.remove();
+                }
+                self.forget(keys.get(row), *at, false);
+            }
+        }
+    }
+
+    /// Notes when a row that came is settled, or that it has gone.
+    fn write_due(&mut self, due: i64, rest: [&[u8]; 2], weight: i64, counts: Option<(i64, i64)>, space: &Space) {
+        if self.forget.is_none() {
+            return;
+        }
+        match counts {
+            None => self.stored_due.delete(due, &rest.concat(), space),
+            Some((sum, _)) if sum == weight => self.stored_due.put(due, &rest.concat(), space),
+            Some(_) => {}
+        }
     }
 
     /// The bucket of a key, made when there is none.
     fn open(&mut self, key: &[u8]) -> &mut Bucket {
-        let bytes = &mut self.bytes;
+        let (bytes, is_ordered) = (&mut self.bytes, self.order.is_some());
         self.by_key.entry_ref(key).or_insert_with(|| {
             *bytes += key.len() as u64 + BUCKET_BYTES;
-            Bucket::default()
+            let rows = if is_ordered { Rows::Ordered(BTreeSet::new()) } else { Rows::Any(Vec::new()) };
+            Bucket { rows, used: 0 }
         })
     }
 
     /// Reads the rows of a key.
     fn load(&mut self, place: usize, key: &[u8], space: &Space) -> Result<(), EngineError> {
-        let mut failed = Ok(());
+        let (mut rows, mut failed): (Vec<(Box<[u8]>, i64, i64)>, _) = (Vec::new(), Ok(()));
         space.scan(&prefix(place, key), &mut |row, value| match value.split_first_chunk::<8>() {
             Some((weight, degree)) if degree.len() == 8 => {
                 let degree = i64::from_le_bytes(degree.try_into().expect("8 bytes"));
-                self.adjust(key, row, i64::from_le_bytes(*weight), degree, true);
+                rows.push((row.into(), i64::from_le_bytes(*weight), degree));
             }
             _ => failed = Err(EngineError::State("a row of a join cannot be read".to_owned())),
         })?;
-        failed
+        failed?;
+        let columns = match self.order.is_some() || self.forget.is_some() {
+            true => self.row_keys.decode_columns(rows.iter().map(|row| &*row.0)),
+            false => Vec::new(),
+        };
+        let stands = self.stands(&columns, &mut vec![true; rows.len()]);
+        for ((row, weight, degree), stands) in rows.into_iter().zip(stands) {
+            self.adjust(key, &row, (weight, degree), stands, true);
+        }
+        Ok(())
     }
 
     /// Adds to the weight of a row; a row that is new has this degree, one whose weight gets zero is forgotten. Answers the
     /// row's weight and degree then.
-    fn adjust(&mut self, key: &[u8], row: &[u8], weight: i64, degree: i64, keeps_empty: bool) -> Option<(i64, i64)> {
+    fn adjust(
+        &mut self,
+        key: &[u8],
+        row: &[u8],
+        (weight, degree): (i64, i64),
+        stands: Stands,
+        keeps_empty: bool,
+    ) -> Option<(i64, i64)> {
         let hash = STATE_HASHER.hash_one(row);
         let found = self.by_row.find_entry(hash, |entry| &*self.entries[*entry as usize].row == row);
         if let Ok(found) = found {
@@ -461,8 +646,11 @@ impl Side {
             self.forget(key, at, keeps_empty);
             return None;
         }
-        let place = self.open(key).rows.len() as u32;
-        let entry = Entry { row: row.into(), weight, degree, place };
+        let place = match &self.open(key).rows {
+            Rows::Any(rows) => rows.len() as i64,
+            Rows::Ordered(_) => stands.order,
+        };
+        let entry = Entry { row: row.into(), weight, degree, place, due: stands.due };
         self.bytes += row.len() as u64;
         let at = match self.free.pop() {
             Some(at) => {
@@ -474,7 +662,15 @@ impl Side {
                 (self.entries.len() - 1) as u32
             }
         };
-        self.open(key).rows.push(at);
+        match &mut self.open(key).rows {
+            Rows::Any(rows) => rows.push(at),
+            Rows::Ordered(rows) => {
+                rows.insert((place, at));
+            }
+        }
+        if self.forget.is_some() {
+            self.due.insert((stands.due, at));
+        }
         let entries = &self.entries;
         self.by_row.insert_unique(hash, at, |other| STATE_HASHER.hash_one(&*entries[*other as usize].row));
         Some((weight, degree))
@@ -483,12 +679,21 @@ impl Side {
     fn forget(&mut self, key: &[u8], at: u32, keeps_empty: bool) {
         let row = std::mem::take(&mut self.entries[at as usize].row);
         self.bytes -= row.len() as u64;
-        let place = self.entries[at as usize].place as usize;
+        self.due.remove(&(self.entries[at as usize].due, at));
+        let place = self.entries[at as usize].place;
         let bucket = self.by_key.get_mut(key).expect("a row stands under its key");
-        bucket.rows.swap_remove(place);
-        if let Some(moved) = bucket.rows.get(place) {
-            self.entries[*moved as usize].place = place as u32;
-        } else if bucket.rows.is_empty() && !keeps_empty {
+        match &mut bucket.rows {
+            Rows::Any(rows) => {
+                rows.swap_remove(place as usize);
+                if let Some(moved) = rows.get(place as usize) {
+                    self.entries[*moved as usize].place = place;
+                }
+            }
+            Rows::Ordered(rows) => {
+                rows.remove(&(place, at));
+            }
+        }
+        if bucket.rows.is_empty() && !keeps_empty {
             self.by_key.remove(key);
             self.bytes -= key.len() as u64 + BUCKET_BYTES;
         }
@@ -499,9 +704,10 @@ impl Side {
     fn evict(&mut self, key: &[u8]) {
         let Some(bucket) = self.by_key.remove(key) else { return };
         self.bytes -= key.len() as u64 + BUCKET_BYTES;
-        for at in bucket.rows {
+        for at in bucket.rows.all() {
             let row = std::mem::take(&mut self.entries[at as usize].row);
             self.bytes -= row.len() as u64;
+            self.due.remove(&(self.entries[at as usize].due, at));
             if let Ok(found) = self.by_row.find_entry(STATE_HASHER.hash_one(&*row), |entry| *entry == at) {
                 found.remove();
             }

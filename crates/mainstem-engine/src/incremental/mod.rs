@@ -14,6 +14,7 @@
 //! a row) are loaded when a delta touches them. The state of other operators is written there as a whole.
 
 mod aggregate;
+mod asof;
 mod circuit;
 mod distinct;
 mod emit_on_close;
@@ -21,6 +22,7 @@ mod encoding;
 mod join;
 mod multiset;
 mod over;
+mod over_spans;
 mod pool;
 mod sharded;
 mod stateless;
@@ -29,6 +31,8 @@ mod top_n;
 mod units;
 
 use std::fmt::Debug;
+
+use mainstem_sql::Forget;
 
 use crate::delta::Delta;
 use crate::error::EngineError;
@@ -116,8 +120,10 @@ trait Operate: Debug + Send {
         Vec::new()
     }
 
-    /// Forgets, without output, what belongs to windows that have ended at or before the horizon: no row of theirs comes any
-    /// more.
+    /// What it may forget, by event time; told once, before anything else.
+    fn forgets(&mut self, _forgets: &[Forget]) {}
+
+    /// Forgets, without output, what is settled by this horizon: no row below it comes any more.
     fn retire(&mut self, _horizon_us: i64) {}
 
     /// Removes from the space what belongs to windows that have ended at or before the watermark.

@@ -13,6 +13,8 @@
 
 use std::sync::Arc;
 
+use mainstem_sql::Forget;
+
 use super::pool::pool;
 use super::{Context, Operate, STATE_HASHER};
 use crate::delta::{Delta, RowKeys};
@@ -192,6 +194,10 @@ impl Operate for Sharded {
         let (given, done): (Vec<_>, Vec<_>) = pool().map(std::mem::take(&mut self.shards), work).into_iter().unzip();
         self.take_back(done, context);
         given.into_iter().flatten().collect()
+    }
+
+    fn forgets(&mut self, forgets: &[Forget]) {
+        self.shards.iter_mut().for_each(|shard| shard.forgets(forgets));
     }
 
     fn retire(&mut self, horizon_us: i64) {

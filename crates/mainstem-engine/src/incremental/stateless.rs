@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, PrimitiveArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, PrimitiveArray, RecordBatch};
 use arrow::compute::{cast, take};
-use arrow::datatypes::{DataType, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use datafusion::common::ScalarValue;
 use mainstem_sql::Literal;
 
@@ -192,4 +192,15 @@ pub(super) fn microseconds(column: &ArrayRef) -> PrimitiveArray<TimestampMicrose
     };
     let stamps = of_type(column, &DataType::Timestamp(TimeUnit::Microsecond, zone));
     stamps.as_primitive::<TimestampMicrosecondType>().clone()
+}
+
+/// Timestamps in microseconds, or integers, as 64-bit integers.
+pub(super) fn ordinals(column: &ArrayRef) -> Int64Array {
+    match column.data_type() {
+        DataType::Timestamp(..) => {
+            let stamps = microseconds(column);
+            Int64Array::new(stamps.values().clone(), stamps.nulls().cloned())
+        }
+        _ => of_type(column, &DataType::Int64).as_primitive::<Int64Type>().clone(),
+    }
 }

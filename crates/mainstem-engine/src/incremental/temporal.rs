@@ -6,7 +6,8 @@
 //! is already below an upper bound, stay as they are for good, and are not held.
 //!
 //! State: the newest time as the entry of tag 0: i64 microseconds; held rows as entries of tag 1: i64 value, row bytes, i64
-//! count. A row without value is never shown; while the time is not known, none is.
+//! count. In the space: 0 -> i64 time; 1, i64 value, row bytes -> i64 count; held rows come into memory with the first change
+//! after a start, and stay. A row without value is never shown; while the time is not known, none is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,8 +23,12 @@ use super::{Context, Operate};
 use crate::delta::{Delta, RowKeys};
 use crate::error::EngineError;
 use crate::scalar::{CompiledScalar, describe, evaluate_all};
+use crate::state::{Space, count_of, from_ordered_i64, ordered_i64};
 
 const KIND: u8 = 30;
+/// What entries of the space begin with.
+const TIME: u8 = 0;
+const HELD: u8 = 1;
 
 /// Values first, so that a range of values is a range of the map.
 type Held = BTreeMap<(i64, Box<[u8]>), i64>;
@@ -47,6 +52,8 @@ pub(super) struct Temporal {
     bound: Option<i64>,
     held: Held,
     key_bytes: u64,
+    /// The space has held rows that are not in memory: all of them.
+    is_stored: bool,
 }
 
 /// The input of bounds: the time.
@@ -64,7 +71,7 @@ impl Temporal {
         }
         let bound = bound_at(&parts.bound, None)?;
         let schema = schema.clone();
-        Ok(Temporal { schema, keys, parts, now_us: None, bound, held: Held::new(), key_bytes: 0 })
+        Ok(Temporal { schema, keys, parts, now_us: None, bound, held: Held::new(), key_bytes: 0, is_stored: false })
     }
 
     fn is_shown(&self, value: i64, bound: Option<i64>) -> bool {
@@ -79,16 +86,33 @@ impl Temporal {
         self.is_shown(value, bound) == self.parts.comparison.is_lower_bound()
     }
 
-    fn hold(&mut self, value: i64, key: &[u8], weight: i64) {
+    /// Brings the held rows into memory.
+    fn load(&mut self, context: &mut Context<'_>) {
+        let Some(space) = context.space.filter(|_| std::mem::take(&mut self.is_stored)) else { return };
+        let mut failed = Ok(());
+        let scanned = space.scan(&[HELD], &mut |row, count| match (from_ordered_i64(row), count_of(count)) {
+            (Some(value), Ok(count)) => {
+                self.hold(value, &row[8..], count);
+            }
+            _ => failed = Err(EngineError::State("a held row cannot be read".to_owned())),
+        });
+        context.loaded(scanned.and(failed));
+        space.root().count_loaded(self.held.len() as u64);
+    }
+
+    /// Adds to the count of a row. Gives its count then.
+    fn hold(&mut self, value: i64, key: &[u8], weight: i64) -> i64 {
         let count = self.held.entry((value, key.into())).or_insert(0);
         if *count == 0 {
             self.key_bytes += key.len() as u64;
         }
         *count += weight;
-        if *count == 0 {
+        let count = *count;
+        if count == 0 {
             self.key_bytes -= key.len() as u64;
             self.held.remove(&(value, Box::from(key)));
         }
+        count
     }
 
     /// The bound moves: what that shows and hides.
@@ -122,10 +146,17 @@ impl Temporal {
         for place in gone {
             self.key_bytes -= place.1.len() as u64;
             self.held.remove(&place);
+            if let Some(space) = context.space {
+                space.delete(&entry(place.0, &place.1));
+            }
         }
         self.bound = bound;
         delta
     }
+}
+
+fn entry(value: i64, key: &[u8]) -> Vec<u8> {
+    [&[HELD][..], &ordered_i64(value), key].concat()
 }
 
 /// What the bound is at a time; none if it is null.
@@ -146,6 +177,7 @@ impl Operate for Temporal {
     fn apply(&mut self, _port: usize, delta: &Delta, context: &mut Context<'_>) -> Vec<Delta> {
         let (left, values) = evaluate_all(std::slice::from_ref(&self.parts.value), delta, context.errors);
         let values = numbers(&values[0]);
+        self.load(context);
         let keys = self.keys.encode(left.rows.columns(), left.len());
         let mut shown = Vec::new();
         for row in (0..left.len()).filter(|row| values.is_valid(*row)) {
@@ -154,7 +186,10 @@ impl Operate for Temporal {
                 shown.push(row as u32);
             }
             if self.is_held(value, self.bound) {
-                self.hold(value, keys.get(row), left.weights[row]);
+                let count = self.hold(value, keys.get(row), left.weights[row]);
+                if let Some(space) = context.space {
+                    space.put_count(&entry(value, keys.get(row)), count);
+                }
                 *context.touched += 1;
             }
         }
@@ -169,6 +204,10 @@ impl Operate for Temporal {
         match bound_at(&self.parts.bound, Some(now_us)) {
             Ok(bound) => {
                 self.now_us = Some(now_us);
+                if let Some(space) = context.space {
+                    space.put(&[TIME], &now_us.to_le_bytes());
+                }
+                self.load(context);
                 self.move_to(bound, context).into_iter().collect()
             }
             Err(error) => {
@@ -176,6 +215,19 @@ impl Operate for Temporal {
                 Vec::new()
             }
         }
+    }
+
+    fn uses_space(&self) -> bool {
+        true
+    }
+
+    fn attach(&mut self, space: &Space) -> Result<(), EngineError> {
+        self.is_stored = !space.is_new();
+        if let Some(now_us) = space.get(&[TIME])? {
+            self.now_us = Some(count_of(&now_us)?);
+            self.bound = bound_at(&self.parts.bound, self.now_us)?;
+        }
+        Ok(())
     }
 
     fn state_size(&self) -> (u64, u64) {
@@ -211,7 +263,7 @@ impl Operate for Temporal {
                     let value = reader.i64()?;
                     let key = reader.bytes()?;
                     let count = reader.i64()?;
-                    self.hold(value, key, count);
+                    let _ = self.hold(value, key, count);
                 }
                 tag => return Err(EngineError::State(format!("held rows have no entry of tag {tag}"))),
             }

@@ -3,7 +3,7 @@
 
 use super::Operate;
 use crate::error::EngineError;
-use crate::state::Space;
+use crate::state::{Space, from_ordered_i64, ordered_i64};
 
 /// Whether memory may lack what the space has, and the time by which the use of units is told: a number per version.
 #[derive(Debug, Default)]
@@ -58,6 +58,62 @@ impl Eviction {
             return true;
         }
         age > self.older_than
+    }
+}
+
+/// What of a space is settled by which event time: entries of their own, a tag, the time in its order, and what of the space it
+/// is. So what is settled is found in order of time, whether it is in memory or not.
+#[derive(Debug)]
+pub(super) struct StoredDue {
+    tag: u8,
+    /// Nothing is due before this.
+    from: i64,
+}
+
+impl StoredDue {
+    pub(super) fn new(tag: u8) -> StoredDue {
+        StoredDue { tag, from: i64::MAX }
+    }
+
+    /// The space may have entries that were not put through this.
+    pub(super) fn attach(&mut self, space: &Space) {
+        if !space.is_new() {
+            self.from = i64::MIN;
+        }
+    }
+
+    fn entry(&self, due: i64, what: &[u8]) -> Vec<u8> {
+        [&[self.tag][..], &ordered_i64(due), what].concat()
+    }
+
+    pub(super) fn put(&mut self, due: i64, what: &[u8], space: &Space) {
+        self.from = self.from.min(due);
+        space.put(&self.entry(due, what), &[]);
+    }
+
+    pub(super) fn delete(&self, due: i64, what: &[u8], space: &Space) {
+        space.delete(&self.entry(due, what));
+    }
+
+    /// Takes out what is due before this time.
+    pub(super) fn take(&mut self, until: i64, space: &Space) -> Result<Vec<Vec<u8>>, EngineError> {
+        if until <= self.from {
+            return Ok(Vec::new());
+        }
+        let mut taken = Vec::new();
+        let from = self.entry(self.from, &[]);
+        self.from = i64::MAX;
+        space.scan_from(&from, &mut |entry, _| {
+            let due = entry.strip_prefix(&[self.tag]).and_then(from_ordered_i64);
+            let Some(due) = due.filter(|due| *due < until) else {
+                self.from = due.unwrap_or(i64::MAX);
+                return false;
+            };
+            taken.push((due, entry[9..].to_vec()));
+            true
+        })?;
+        taken.iter().for_each(|(due, what)| self.delete(*due, what, space));
+        Ok(taken.into_iter().map(|(_, what)| what).collect())
     }
 }
 

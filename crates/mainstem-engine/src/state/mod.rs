@@ -30,7 +30,7 @@ pub use layers::{Handed, Layers, Receipt};
 pub use memory::{StateMemory, StateRoot};
 
 /// The version of the keys, see the module's text; a store of another one is emptied.
-pub const KEY_FORMAT: u32 = 1;
+pub const KEY_FORMAT: u32 = 2;
 
 const OPERATOR: u8 = 0;
 const CONTENT: u8 = 1;

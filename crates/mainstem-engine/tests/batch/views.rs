@@ -20,10 +20,30 @@ const DEFINITIONS: &[&str] = &[
      FROM tumble(flights, ts, INTERVAL '30 minutes') GROUP BY window_end, carrier EMIT ON WINDOW CLOSE",
     "CREATE MATERIALIZED VIEW closed_hops AS SELECT window_start, count(*) AS n \
      FROM hop(flights, ts, INTERVAL '15 minutes', INTERVAL '30 minutes') GROUP BY window_start EMIT ON WINDOW CLOSE",
+    "CREATE MATERIALIZED VIEW closed_pairs AS SELECT a.window_end, count(*) AS n, sum(b.delay) AS total \
+     FROM tumble(flights, ts, INTERVAL '30 minutes') a JOIN flights b ON a.carrier = b.carrier \
+     AND b.ts BETWEEN a.ts - INTERVAL '5 minutes' AND a.ts + INTERVAL '2 minutes' GROUP BY a.window_end EMIT ON WINDOW CLOSE",
+    "CREATE MATERIALIZED VIEW settled AS SELECT a.origin, b.delay, b.ts FROM flights a RIGHT JOIN flights b \
+     ON a.carrier = b.carrier AND a.ts < b.ts AND a.ts >= b.ts - INTERVAL '3 minutes' EMIT ON WINDOW CLOSE",
+    "CREATE MATERIALIZED VIEW before AS SELECT a.origin, a.ts, b.delay FROM flights a LEFT ASOF JOIN flights b \
+     ON a.carrier = b.carrier AND a.ts > b.ts EMIT ON WINDOW CLOSE",
+    "CREATE MATERIALIZED VIEW at_that_time AS SELECT a.origin, a.ts, b.delay FROM late a JOIN flights \
+     FOR SYSTEM_TIME AS OF a.ts AS b ON a.carrier = b.carrier",
     "CREATE MATERIALIZED VIEW closed_count AS SELECT count(*) AS windows, sum(n) AS n FROM closed",
 ];
 
-const VIEWS: [&str; 6] = ["by_airline", "by_hour", "worst", "closed", "closed_hops", "closed_count"];
+const VIEWS: [&str; 10] = [
+    "by_airline",
+    "by_hour",
+    "worst",
+    "closed",
+    "closed_hops",
+    "closed_count",
+    "closed_pairs",
+    "settled",
+    "before",
+    "at_that_time",
+];
 
 fn flight(random: &mut SmallRng, minute: i64) -> (i32, String) {
     let minute = (minute - random.random_range(0..25)).max(0);

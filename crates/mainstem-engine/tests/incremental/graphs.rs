@@ -8,8 +8,8 @@ use datafusion::logical_expr::Operator as Op;
 use mainstem_catalog::RelationId;
 use mainstem_sql::graph::GRAPH_VERSION;
 use mainstem_sql::{
-    Aggregate, AggregateFunction, Frame, FrameBound, FrameUnits, Graph, GraphField, JoinKind, Literal, Node, Operator,
-    OperatorId, Scalar, SortKey, WindowFunction,
+    Aggregate, AggregateFunction, Frame, FrameBound, FrameUnits, Graph, GraphField, JoinKind, Literal, Nearest, Node,
+    Operator, OperatorId, Scalar, SortKey, WindowFunction,
 };
 
 use super::tables;
@@ -66,7 +66,7 @@ impl GraphBuilder {
             GraphField::from_arrow(&Field::new(format!("n{}_{place}", id.0), data_type.clone(), true)).unwrap()
         };
         let schema = types.iter().enumerate().map(field).collect();
-        self.nodes.push(Node { id, operator, inputs, schema, append_only: false });
+        self.nodes.push(Node { id, operator, inputs, schema, append_only: false, forgets: vec![] });
         id
     }
 
@@ -111,7 +111,19 @@ impl GraphBuilder {
             types.extend(self.types(inputs[1]));
         }
         let on = on.iter().map(|(left, right)| (column(*left), column(*right))).collect();
-        self.add(Operator::Join { kind, on, null_equals_null, filter }, inputs.to_vec(), &types)
+        self.add(Operator::Join { kind, on, null_equals_null, filter, range: None }, inputs.to_vec(), &types)
+    }
+
+    /// Each row of the first input with the latest of the second that is not later; all rows have one key.
+    pub(crate) fn as_of(&mut self, inputs: [OperatorId; 2], time: usize) -> OperatorId {
+        let types = [self.types(inputs[0]), self.types(inputs[1])].concat();
+        let operator = Operator::AsOf {
+            is_outer: true,
+            on: vec![(number(1), number(1))],
+            times: (column(time), column(time)),
+            nearest: Nearest::AtOrBefore,
+        };
+        self.add(operator, inputs.to_vec(), &types)
     }
 
     pub(crate) fn same_shape(&mut self, operator: Operator, inputs: Vec<OperatorId>) -> OperatorId {

@@ -1,12 +1,15 @@
 //! `integrate(incremental(deltas)) == batch(integrate(deltas))`, with DataFusion's stock plan of the same graph as the
 //! oracle, for each operator and for random graphs; and that no operator recomputes its input.
 
+mod asof_programs;
+mod closed_programs;
 mod exact;
 mod graphs;
 mod operators;
 mod oracle;
 mod random_graphs;
 mod sql_programs;
+mod sql_work;
 mod tables;
 mod temporal;
 mod work;

@@ -242,7 +242,7 @@ fn windowed() -> Graph {
     let end = cast(binary(window, Op::Multiply, number(10_000_000)), &stamp);
     let ends = graph.project(in_time, vec![(end, stamp)]);
     let counts = graph.aggregate(ends, &[0], vec![aggregate(AggregateFunction::Count, None, DataType::Int64)]);
-    graph.same_shape(Operator::EmitOnClose { window_end: 0, early_us: None }, vec![counts]);
+    graph.same_shape(Operator::EmitOnClose { window_end: 0, after_us: -1, early_us: None }, vec![counts]);
     graph.build()
 }
 

@@ -109,7 +109,7 @@ fn plan(node: &Node, plans: &[LogicalPlan], tables: &HashMap<RelationId, RecordB
                 .aggregate(group, calls.map(|(place, one)| call(one, of.unwrap()).alias(format!("a{place}"))))
                 .unwrap()
         }
-        Operator::Join { kind, on, null_equals_null, filter } => {
+        Operator::Join { kind, on, null_equals_null, filter, .. } => {
             let kind = match kind {
                 JoinKind::Inner => JoinType::Inner,
                 JoinKind::Left => JoinType::Left,

@@ -48,13 +48,13 @@ pub(crate) fn schema() -> SchemaRef {
 pub(crate) struct Row {
     pub(crate) id: i64,
     pub(crate) key: Option<i64>,
-    value: Option<i64>,
-    text: Option<&'static str>,
+    pub(crate) value: Option<i64>,
+    pub(crate) text: Option<&'static str>,
     float: Option<f64>,
     any_float: Option<f64>,
     decimal: Option<i128>,
     flag: Option<bool>,
-    time: Option<i64>,
+    pub(crate) time: Option<i64>,
 }
 
 fn maybe<T>(random: &mut SmallRng, value: impl FnOnce(&mut SmallRng) -> T) -> Option<T> {

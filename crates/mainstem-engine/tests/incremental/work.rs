@@ -48,6 +48,10 @@ fn graphs() -> Vec<(&'static str, Graph)> {
             graph.join(kind, [left, right], &[(of::ID, of::ID)], false, None);
         });
     }
+    add("join in time, all rows under one key", &|graph| {
+        let (left, right) = (graph.input(LEFT), graph.input(RIGHT));
+        graph.as_of([left, right], of::ID);
+    });
     add("distinct", &|graph| {
         let input = graph.input(LEFT);
         graph.same_shape(Operator::Distinct, vec![input]);

@@ -548,7 +548,14 @@ impl Nodes {
             GraphField::from_arrow(&Field::new(format!("c{place}"), data_type.clone(), true)).expect("a plain type")
         };
         let schema = types.iter().enumerate().map(field).collect();
-        self.0.push(Node { id, operator, inputs: input.into_iter().collect(), schema, append_only: false });
+        self.0.push(Node {
+            id,
+            operator,
+            inputs: input.into_iter().collect(),
+            schema,
+            append_only: false,
+            forgets: vec![],
+        });
         id
     }
 
@@ -602,7 +609,7 @@ pub(crate) fn graph_of(kind: Kind) -> (Graph, Vec<Column>) {
             let left = input(&mut nodes, SOURCE, &[0, 1], &ints(2));
             let right = input(&mut nodes, SOURCE, &[0, 1], &ints(2));
             let on = vec![(Scalar::Column(0), Scalar::Column(0))];
-            let join = Operator::Join { kind: JoinKind::Inner, on, null_equals_null: false, filter: None };
+            let join = Operator::Join { kind: JoinKind::Inner, on, null_equals_null: false, filter: None, range: None };
             let pairs = nodes.add_two(join, [left, right], &ints(4));
             nodes.add(Operator::Aggregate { group: Vec::new(), aggregates: vec![count()] }, Some(pairs), &ints(1));
         }
@@ -645,7 +652,7 @@ pub(crate) fn graph_of(kind: Kind) -> (Graph, Vec<Column>) {
             let by_window = Operator::Aggregate { group: vec![Scalar::Column(0)], aggregates: vec![count(), sum(1)] };
             let windows = nodes.add(by_window, Some(in_time), &three);
             let early_us = (kind == Kind::Early).then_some(EARLY_US);
-            nodes.add(Operator::EmitOnClose { window_end: 0, early_us }, Some(windows), &three);
+            nodes.add(Operator::EmitOnClose { window_end: 0, after_us: -1, early_us }, Some(windows), &three);
         }
     }
     let output = OperatorId(nodes.0.len() as u32 - 1);

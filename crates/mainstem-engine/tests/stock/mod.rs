@@ -16,11 +16,13 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use mainstem_catalog::{
-    Catalog, Column, Dependency, Event, Ident, Relation, RelationId, RelationKind, TableDefinition, Topic, TopicOwner,
+    Catalog, Column, Dependency, Encoding, Event, Ident, Relation, RelationId, RelationKind, SourceDefinition,
+    TableDefinition, Topic, TopicOwner, Watermark,
 };
 use mainstem_engine::Delta;
 use mainstem_engine::delta::canonical_floats;
 use mainstem_engine::incremental::Circuit;
+use mainstem_engine::watermark::Times;
 use mainstem_sql::{Graph, OperatorId, parse_query, plan_view, rewrite_query};
 use uuid::Uuid;
 
@@ -36,6 +38,18 @@ pub(crate) fn add_table(
     columns: Vec<Column>,
     primary_key: Vec<usize>,
 ) {
+    add_versioned_table(catalog, id, name, columns, primary_key, None);
+}
+
+/// The same with an event time.
+pub(crate) fn add_versioned_table(
+    catalog: &mut Catalog,
+    id: RelationId,
+    name: &str,
+    columns: Vec<Column>,
+    primary_key: Vec<usize>,
+    watermark: Option<Watermark>,
+) {
     let topic = Uuid::from_u128(u128::from(id.0));
     let created = Topic {
         id: topic,
@@ -49,7 +63,43 @@ pub(crate) fn add_table(
         schema: "public".to_owned(),
         name: name.to_owned(),
         columns,
-        kind: RelationKind::Table(TableDefinition { topic, topic_name: name.to_owned(), primary_key, watermark: None }),
+        kind: RelationKind::Table(TableDefinition { topic, topic_name: name.to_owned(), primary_key, watermark }),
+        depends_on: vec![Dependency::Topic(topic)],
+        sql: String::new(),
+    };
+    let events = [Event::TopicCreated { topic: created }, Event::RelationCreated { relation: Box::new(relation) }];
+    catalog.apply_all(&events).unwrap();
+}
+
+/// Adds a source with an event time.
+pub(crate) fn add_source(
+    catalog: &mut Catalog,
+    id: RelationId,
+    name: &str,
+    columns: Vec<Column>,
+    watermark: Watermark,
+) {
+    let topic = Uuid::from_u128(u128::from(id.0));
+    let created = Topic {
+        id: topic,
+        name: name.parse().unwrap(),
+        partitions: 2,
+        owner: TopicOwner::Anyone,
+        configs: BTreeMap::new(),
+    };
+    let definition = SourceDefinition {
+        topic,
+        topic_name: name.to_owned(),
+        encoding: Encoding::PlainJson,
+        includes: vec![],
+        watermark: Some(watermark),
+    };
+    let relation = Relation {
+        id,
+        schema: "public".to_owned(),
+        name: name.to_owned(),
+        columns,
+        kind: RelationKind::Source(definition),
         depends_on: vec![Dependency::Topic(topic)],
         sql: String::new(),
     };
@@ -100,7 +150,16 @@ impl View {
     /// Plans the text; `names` are for its first columns. An error says why the view is refused.
     pub(crate) fn plan(catalog: &Catalog, text: &str, names: &[Ident]) -> Result<View, String> {
         let query = parse_query(text).map_err(|error| error.message)?;
-        let graph = plan_view(catalog, &query, names, false).map_err(|error| error.message)?.graph;
+        View::of(plan_view(catalog, &query, names, false).map_err(|error| error.message)?.graph, text)
+    }
+
+    /// The same with EMIT ON WINDOW CLOSE.
+    pub(crate) fn plan_on_close(catalog: &Catalog, text: &str) -> Result<View, String> {
+        let query = parse_query(text).map_err(|error| error.message)?;
+        View::of(plan_view(catalog, &query, &[], true).map_err(|error| error.message)?.graph, text)
+    }
+
+    fn of(graph: Graph, text: &str) -> Result<View, String> {
         let schema = graph.output_schema().map_err(|error| error.message)?;
         let circuit = Circuit::with_shards(&graph, shards(text.len() as u64)).map_err(|error| error.to_string())?;
         let content = Delta::empty(&schema);
@@ -125,6 +184,16 @@ impl View {
         self.graph.nodes.len()
     }
 
+    /// Rows that its operators hold.
+    pub(crate) fn state_rows(&self) -> u64 {
+        self.circuit.state_rows()
+    }
+
+    /// Rows that its operators have processed, read or written.
+    pub(crate) fn rows_touched(&self) -> u64 {
+        self.circuit.rows_touched()
+    }
+
     pub(crate) fn break_operator(&mut self, id: OperatorId) {
         self.circuit.break_operator(id);
     }
@@ -135,7 +204,12 @@ impl View {
 
     /// Ends a version. What the view holds is an error as long as there is one in the data.
     pub(crate) fn finish_version(&mut self) -> Result<(), String> {
-        let changes = self.circuit.finish_version(None);
+        self.finish_version_at(Times::default())
+    }
+
+    /// The same with the watermark and the horizon of its sources.
+    pub(crate) fn finish_version_at(&mut self, times: Times) -> Result<(), String> {
+        let changes = self.circuit.finish_version_at(times);
         if let Some(spilled) = &mut self.spilled {
             spilled.after_version(&mut self.circuit);
         }

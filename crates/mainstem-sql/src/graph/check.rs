@@ -30,12 +30,20 @@ impl Graph {
         let inputs: Vec<&[GraphField]> = node.inputs.iter().map(|id| self.node(*id).schema.as_slice()).collect();
         let expected_inputs = match &node.operator {
             Operator::Input { .. } | Operator::Constant { .. } => 0,
-            Operator::Join { .. } => 2,
+            Operator::Join { .. } | Operator::AsOf { .. } => 2,
             Operator::Union => inputs.len().max(1),
             _ => 1,
         };
         if inputs.len() != expected_inputs {
             return Err(format!("{} inputs", inputs.len()));
+        }
+        let places = |forget: &super::Forget| match &node.operator {
+            Operator::Aggregate { group, .. } => group.len(),
+            Operator::Over { partition, .. } => partition.len(),
+            _ => inputs.get(forget.input).map_or(0, |input| input.len()),
+        };
+        if let Some(forget) = node.forgets.iter().find(|forget| forget.column >= places(forget)) {
+            return Err(format!("forgets by column {}", forget.column));
         }
         let width = node.schema.len();
         let over = inputs.first().map_or(0, |input| input.len());
@@ -66,8 +74,11 @@ impl Graph {
                 let keys = order.iter().map(|key| &key.expression);
                 partition.iter().chain(keys).chain(arguments).try_for_each(|scalar| in_range(scalar, over))
             }
-            Operator::Join { kind, on, filter, .. } => {
+            Operator::Join { kind, on, filter, range, .. } => {
                 let (left, right) = (over, inputs[1].len());
+                if range.is_some_and(|range| range.left >= left || range.right >= right) {
+                    return Err("a range over columns that are not there".to_owned());
+                }
                 same_width(width == if kind.gives_pairs() { left + right } else { left })?;
                 for (of_left, of_right) in on {
                     in_range(of_left, left)?;
@@ -75,13 +86,21 @@ impl Graph {
                 }
                 filter.iter().try_for_each(|filter| in_range(filter, left + right))
             }
+            Operator::AsOf { on, times, .. } => {
+                let (left, right) = (over, inputs[1].len());
+                same_width(width == left + right && !on.is_empty())?;
+                on.iter().chain([times]).try_for_each(|(of_left, of_right)| {
+                    in_range(of_left, left)?;
+                    in_range(of_right, right)
+                })
+            }
             Operator::Union => same_width(inputs.iter().all(|input| input.len() == width)),
             Operator::Distinct | Operator::DropLate {} => same_width(over == width),
             Operator::TopN { keys, .. } => {
                 same_width(over == width)?;
                 keys.iter().try_for_each(|key| in_range(&key.expression, over))
             }
-            Operator::EmitOnClose { window_end, early_us } => {
+            Operator::EmitOnClose { window_end, early_us, .. } => {
                 same_width(over == width && *window_end < over)?;
                 if early_us.is_some_and(|early_us| early_us <= 0) { Err("early results".to_owned()) } else { Ok(()) }
             }

@@ -1,6 +1,8 @@
 //! A graph as an indented tree, the output first.
 
-use super::{Aggregate, AggregateFunction, Graph, Node, Operator, OperatorId, SortKey, WindowFunction};
+use super::{
+    Aggregate, AggregateFunction, Graph, Nearest, Node, Operator, OperatorId, Scalar, SortKey, WindowFunction,
+};
 
 impl Graph {
     /// One line per operator, inputs below their user and further in. `relation` names a relation by its id.
@@ -20,7 +22,8 @@ impl Graph {
     ) {
         let node = self.node(id);
         let append_only = if node.append_only { " [append only]" } else { "" };
-        lines.push(format!("{}{}{append_only}", "  ".repeat(depth), self.describe(node, relation)));
+        let forgets = if node.forgets.is_empty() { "" } else { " [forgets]" };
+        lines.push(format!("{}{}{append_only}{forgets}", "  ".repeat(depth), self.describe(node, relation)));
         for input in &node.inputs {
             self.explain_node(*input, depth + 1, relation, lines);
         }
@@ -50,7 +53,7 @@ impl Graph {
                     aggregates.iter().map(|aggregate| describe_aggregate(aggregate, &name)).collect();
                 format!("Aggregate by ({}): {}", group.join(", "), aggregates.join(", "))
             }
-            Operator::Join { kind, on, null_equals_null, filter } => {
+            Operator::Join { kind, on, null_equals_null, filter, range } => {
                 let left_width = self.node(node.inputs[0]).schema.len();
                 let either = |column: usize| {
                     if column < left_width { of(0, column) } else { of(1, column - left_width) }
@@ -63,7 +66,24 @@ impl Graph {
                     })
                     .collect();
                 parts.extend(filter.iter().map(|filter| filter.describe(&either)));
-                format!("Join {kind:?} on {}", parts.join(" AND "))
+                let range = range.map(|range| format!(" [by {} and {}]", of(0, range.left), of(1, range.right)));
+                format!("Join {kind:?} on {}{}", parts.join(" AND "), range.unwrap_or_default())
+            }
+            Operator::AsOf { is_outer, on, times, nearest } => {
+                let right = |column: usize| of(1, column);
+                let pair = |(left, op, right_side): (&Scalar, &str, &Scalar)| {
+                    format!("{} {op} {}", left.describe(&name), right_side.describe(&right))
+                };
+                let op = match nearest {
+                    Nearest::AtOrBefore => ">=",
+                    Nearest::Before => ">",
+                    Nearest::AtOrAfter => "<=",
+                    Nearest::After => "<",
+                };
+                let equal = on.iter().map(|(left, right)| pair((left, "=", right)));
+                let parts: Vec<_> = equal.chain([pair((&times.0, op, &times.1))]).collect();
+                let kind = if *is_outer { "Left" } else { "Inner" };
+                format!("AsOf {kind} on {}", parts.join(" AND "))
             }
             Operator::Union => "Union".to_owned(),
             Operator::Distinct => "Distinct".to_owned(),
@@ -76,18 +96,21 @@ impl Graph {
             Operator::Over { partition, order, functions, limit } => {
                 let partition: Vec<_> = partition.iter().map(|scalar| scalar.describe(&name)).collect();
                 let order: Vec<_> = order.iter().map(|key| describe_key(key, &name)).collect();
+                let listed = functions;
                 let functions: Vec<_> = functions.iter().map(|function| describe_function(function, &name)).collect();
-                let what = limit.map_or_else(
-                    || "computes touched partitions again".to_owned(),
-                    |limit| format!("the first {limit} rows of each"),
-                );
+                let what = match limit {
+                    Some(limit) => format!(" [the first {limit} rows of each]"),
+                    None if listed.iter().all(|function| function.is_piecewise(order.len())) => String::new(),
+                    None => " [computes touched partitions again]".to_owned(),
+                };
                 let (partition, order) = (partition.join(", "), order.join(", "));
-                format!("Over ({partition}) by ({order}): {} [{what}]", functions.join(", "))
+                format!("Over ({partition}) by ({order}): {}{what}", functions.join(", "))
             }
             Operator::DropLate {} => "DropLate".to_owned(),
-            Operator::EmitOnClose { window_end, early_us } => {
+            Operator::EmitOnClose { window_end, after_us, early_us } => {
+                let after = if *after_us == -1 { String::new() } else { format!(" after {} us", after_us + 1) };
                 let early = early_us.map_or_else(String::new, |us| format!(" [early every {} ms]", us / 1000));
-                format!("EmitOnClose {}{early}", name(*window_end))
+                format!("EmitOnClose {}{after}{early}", name(*window_end))
             }
             Operator::Temporal { value, comparison, bound, is_steady } => {
                 let bound = bound.describe(&|_| "now".to_owned());

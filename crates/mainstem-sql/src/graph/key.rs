@@ -34,7 +34,8 @@ fn key_of(catalog: &Catalog, graph: &Graph, id: OperatorId) -> Option<Vec<usize>
         | Operator::TopN { .. }
         | Operator::Over { .. }
         | Operator::DropLate {}
-        | Operator::EmitOnClose { .. } => input(0),
+        | Operator::EmitOnClose { .. }
+        | Operator::AsOf { .. } => input(0),
         Operator::Project { expressions } => {
             let place = |column: &usize| expressions.iter().position(|of| *of == Scalar::Column(*column));
             input(0)?.iter().map(place).collect()

@@ -31,8 +31,8 @@ pub use scalar::{IsTest, Scalar};
 pub use window::{Frame, FrameBound, FrameUnits, WindowFunction};
 
 /// The version of graphs that this code writes, and the newest that it reads. Version 2 has functions OVER windows, ordered
-/// aggregates and moments; version 3 temporal filters and early results. A graph of an older version is one of a newer that
-/// does without.
+/// aggregates and moments; version 3 joins in event time, temporal filters and early results. A graph of an older version is
+/// one of a newer that does without.
 pub const GRAPH_VERSION: u32 = 3;
 
 /// The operators of one view.
@@ -66,6 +66,30 @@ pub struct Node {
     pub schema: Vec<GraphField>,
     /// Whether it never takes a row back, whatever happens, as long as its inputs keep what they promise.
     pub append_only: bool,
+    /// State that is of no more use, by event time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forgets: Vec<Forget>,
+}
+
+/// State that belongs to the value of a timestamp column is of no more use once the watermark is greater than the value and
+/// `after_us`: nothing that belongs to it comes any more, nor is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forget {
+    /// Which input; 0 for operators that have one.
+    pub input: usize,
+    /// Of an aggregate one of the group columns, of OVER one of the partition's, else a column of the input.
+    pub column: usize,
+    /// Microseconds.
+    pub after_us: i64,
+}
+
+fn at_the_end() -> i64 {
+    -1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_at_the_end(after_us: &i64) -> bool {
+    *after_us == -1
 }
 
 /// A column of a node's output.
@@ -130,6 +154,21 @@ pub enum Operator {
         null_equals_null: bool,
         /// What else must be true for a pair to match, over left ++ right.
         filter: Option<Scalar>,
+        /// What the condition says about two columns: only rows within it are met.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        range: Option<Distance>,
+    },
+    /// Left rows, each with the nearest right row in time that has equal keys. Of several with that time the first in key order
+    /// of the whole row. A null among what is compared matches nothing. Output: columns of the left input, then of the right.
+    AsOf {
+        /// Whether left rows that match nothing are given, with nulls.
+        is_outer: bool,
+        /// Equalities: the first over the left input, the second over the right. At least one.
+        on: Vec<(Scalar, Scalar)>,
+        /// Over the left input, and over the right; of one type.
+        times: (Scalar, Scalar),
+        /// Which is looked for.
+        nearest: Nearest,
     },
     /// UNION ALL of any number of inputs.
     Union,
@@ -158,11 +197,14 @@ pub enum Operator {
     },
     /// Directly above the Input of a source with watermark: takes out rows below their own partition's watermark.
     DropLate {},
-    /// Holds rows until the watermark has reached the column `window_end`, then gives them, for good unless lateness is
-    /// allowed.
+    /// Holds rows until the watermark is greater than the column `window_end` and `after_us`, then gives them, for good unless
+    /// lateness is allowed.
     EmitOnClose {
         /// Index of a timestamp column.
         window_end: usize,
+        /// Microseconds; -1 when the watermark has only to reach the end.
+        #[serde(default = "at_the_end", skip_serializing_if = "is_at_the_end")]
+        after_us: i64,
         /// What is held is given as well, as it is when the clock enters another interval of this length.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         early_us: Option<i64>,
@@ -250,6 +292,34 @@ pub enum JoinKind {
     Semi,
     /// Left rows without partner, alone.
     Anti,
+}
+
+/// How far a column of the right side lies from one of the left: `least <= right - left <= most`. Timestamps in microseconds, or
+/// integers. Without one of the ends it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Distance {
+    /// A column of the left side.
+    pub left: usize,
+    /// A column of the right side, of the same type.
+    pub right: usize,
+    /// At least.
+    pub least: Option<i64>,
+    /// At most.
+    pub most: Option<i64>,
+}
+
+/// Which right row an [`Operator::AsOf`] gives, by its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Nearest {
+    /// The latest that is not later than the left row.
+    AtOrBefore,
+    /// The latest that is earlier.
+    Before,
+    /// The first that is not earlier.
+    AtOrAfter,
+    /// The first that is later.
+    After,
 }
 
 impl JoinKind {

@@ -27,6 +27,41 @@ pub struct WindowFunction {
     pub result: String,
 }
 
+impl WindowFunction {
+    /// Whether a change touches only the rows around it, or those behind it whose value goes on from the one before: the function
+    /// need not be computed over the whole partition. `keys` is how many the order has.
+    #[must_use]
+    pub fn is_piecewise(&self, keys: usize) -> bool {
+        let is_constant = |scalar: &Scalar| matches!(scalar, Scalar::Literal(of) if of.value != LiteralValue::Null);
+        let Frame { units, start, end } = &self.frame;
+        let is_bounded = |bound: &FrameBound| match bound {
+            FrameBound::CurrentRow => true,
+            FrameBound::Preceding(of) | FrameBound::Following(of) => of.value != LiteralValue::Null,
+        };
+        if self.ignore_nulls || self.distinct {
+            return false;
+        }
+        match self.name.as_str() {
+            "row_number" | "rank" => true,
+            "lag" | "lead" => self.arguments.get(1).is_none_or(is_constant),
+            "dense_rank" | "percent_rank" | "cume_dist" | "ntile" => false,
+            // From the beginning up to the row. Sums of floats do not follow from the sum before.
+            name if !is_bounded(start) && *end == FrameBound::CurrentRow => match name {
+                "count" | "first_value" | "last_value" => true,
+                "sum" | "min" | "max" => !self.result.contains("Float"),
+                _ => false,
+            },
+            _ if !is_bounded(start) || !is_bounded(end) => false,
+            _ if *units == FrameUnits::Rows => true,
+            _ if *start == FrameBound::CurrentRow && *end == FrameBound::CurrentRow => true,
+            _ => {
+                let is_around = !matches!(start, FrameBound::Following(_)) && !matches!(end, FrameBound::Preceding(_));
+                *units == FrameUnits::Range && keys == 1 && is_around
+            }
+        }
+    }
+}
+
 /// `ROWS | RANGE | GROUPS BETWEEN start AND end`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {

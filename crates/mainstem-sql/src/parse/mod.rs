@@ -7,6 +7,7 @@ mod alter;
 mod create;
 mod cursors;
 mod dml;
+mod event_time_joins;
 mod nesting;
 mod reader;
 mod refused;
@@ -39,7 +40,8 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>, SqlError> {
             .tokenize_with_location()
             .map_err(|error| SqlError::syntax(error.message.clone()).at(place.character(error.location)))?;
         nesting::check_tokens(&tokens)?;
-        split(tokens).into_iter().map(|tokens| Reader::new(&place, tokens).statement()).collect()
+        let read = |tokens| Reader::new(&place, event_time_joins::rewrite(&place, tokens)?).statement();
+        split(tokens).into_iter().map(read).collect()
     })
 }
 

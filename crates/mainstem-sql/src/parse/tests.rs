@@ -463,3 +463,27 @@ fn subscriptions_are_read() {
     check_error("SUBSCRIBE v WITH (x)", expect!["0A000: SUBSCRIBE option x is not supported at 19"]);
     check_error("FETCH 1 c WITH (timeout = '1 month')", expect![[r#"22023: invalid timeout "1 month" at 27"#]]);
 }
+
+#[test]
+fn joins_in_event_time_are_joins_with_a_mark() {
+    check(
+        "SELECT 1 FROM a LEFT ASOF JOIN b AS x ON a.k = x.k AND a.t >= x.t",
+        expect!["Query SELECT 1 FROM a LEFT JOIN b AS x ON asof_match() AND a.k = x.k AND a.t >= x.t"],
+    );
+    check(
+        "SELECT 1 FROM a ASOF JOIN (SELECT * FROM b JOIN c ON b.i = c.i) x MATCH_CONDITION (a.t < x.t) ON a.k = x.k",
+        expect![
+            "Query SELECT 1 FROM a JOIN (SELECT * FROM b JOIN c ON b.i = c.i) x ON asof_match(a.t < x.t) AND a.k = x.k"
+        ],
+    );
+    check(
+        "SELECT 1 FROM a ASOF JOIN b MATCH_CONDITION (a.t < b.t)",
+        expect!["Query SELECT 1 FROM a JOIN b ON asof_match(a.t < b.t)"],
+    );
+    check(
+        "SELECT 1 FROM a JOIN s.v FOR SYSTEM_TIME AS OF (a.t + INTERVAL '1 day') x ON a.k = x.k; SELECT 2",
+        expect![[r#"
+            Query SELECT 1 FROM a JOIN s.v x ON system_time_as_of((a.t + INTERVAL '1 day')) AND a.k = x.k
+            Query SELECT 2"#]],
+    );
+}

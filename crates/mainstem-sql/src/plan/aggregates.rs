@@ -11,7 +11,7 @@ use super::over::sort_keys;
 use super::window_close::Lineage;
 use crate::error::{SqlError, sqlstate};
 use crate::functions::check_deterministic;
-use crate::graph::{Aggregate, AggregateFunction, GraphField, Literal, Moment, Operator, OperatorId, Scalar};
+use crate::graph::{Aggregate, AggregateFunction, Forget, GraphField, Literal, Moment, Operator, OperatorId, Scalar};
 
 /// PostgreSQL's: 4,096 sets.
 const CUBE_MAX: usize = 12;
@@ -84,7 +84,7 @@ impl Convert {
     }
 
     /// The aggregate, and above it what holds back open windows.
-    fn push_aggregate(
+    pub(super) fn push_aggregate(
         &mut self,
         group: Vec<Scalar>,
         aggregates: Vec<Aggregate>,
@@ -96,8 +96,17 @@ impl Convert {
                 return Ok(id);
             }
         }
-        let lineage = vec![Lineage::Other; schema.len()];
-        Ok(self.push(Operator::Aggregate { group, aggregates }, vec![input], schema, false, lineage))
+        let mut lineage: Vec<Lineage> = group.iter().map(|scalar| self.scalar_lineage(scalar, input)).collect();
+        let settles = lineage.iter().enumerate().find_map(|(column, lineage)| Some((column, lineage.after_us()?)));
+        lineage.resize(schema.len(), Lineage::Other);
+        // Rows of a window that has closed come all at once.
+        let is_revised = self.allows_lateness || self.emit.early_us.is_some();
+        let append_only = settles.is_some() && !self.is_open[input.0 as usize] && !is_revised;
+        let id = self.push(Operator::Aggregate { group, aggregates }, vec![input], schema, append_only, lineage);
+        if let Some((column, after_us)) = settles {
+            self.forget(id, Forget { input: 0, column, after_us });
+        }
+        Ok(id)
     }
 }
 

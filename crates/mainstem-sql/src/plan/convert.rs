@@ -29,6 +29,10 @@ pub(super) struct Convert {
     /// Per node: rows of a watermarked source come through that no window has closed.
     pub(super) is_open: Vec<bool>,
     pub(super) depends_on: Vec<Dependency>,
+    /// Two streams were joined without a bound on their times.
+    pub(super) has_unbounded_join: bool,
+    /// The join whose rows are the view's, for EMIT ON WINDOW CLOSE.
+    pub(super) top_join: Option<*const LogicalPlan>,
 }
 
 /// LIMIT and OFFSET on their way down to the ORDER BY that they belong to.
@@ -41,7 +45,8 @@ struct Window {
 impl Convert {
     pub(super) fn new(emit: Emit) -> Convert {
         let (nodes, lineage, is_open, depends_on) = Default::default();
-        Convert { emit, allows_lateness: false, nodes, lineage, is_open, depends_on }
+        let (has_unbounded_join, top_join) = (false, None);
+        Convert { emit, allows_lateness: false, nodes, lineage, is_open, depends_on, has_unbounded_join, top_join }
     }
 
     /// The whole graph; its output node carries the names of the view's columns.
@@ -50,6 +55,7 @@ impl Convert {
         plan: &LogicalPlan,
         columns: &[Column],
     ) -> Result<(Graph, Vec<Dependency>), SqlError> {
+        self.top_join = Convert::top_join(plan).filter(|_| self.emit.on_window_close).map(std::ptr::from_ref);
         let output = self.plan(plan)?;
         self.check_closed(output)?;
         self.check_clock()?;
@@ -62,6 +68,12 @@ impl Convert {
     }
 
     pub(super) fn plan(&mut self, plan: &LogicalPlan) -> Result<OperatorId, SqlError> {
+        let id = self.node_of(plan)?;
+        let is_top = self.top_join.is_some_and(|top| std::ptr::eq(top, plan));
+        if is_top && self.is_open[id.0 as usize] { self.closing_join(plan, id) } else { Ok(id) }
+    }
+
+    fn node_of(&mut self, plan: &LogicalPlan) -> Result<OperatorId, SqlError> {
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(scan),
             LogicalPlan::SubqueryAlias(alias) => self.plan(&alias.input),
@@ -78,7 +90,13 @@ impl Convert {
             LogicalPlan::Join(join) => self.join(join),
             LogicalPlan::Union(union) => self.union(union),
             LogicalPlan::Distinct(Distinct::All(input)) => {
+                let of_rows = fields(input.schema())?;
                 let input = self.plan(input)?;
+                if self.emit.on_window_close {
+                    // As groups, which are given when their window closes, and forgotten.
+                    let group = (0..of_rows.len()).map(Scalar::Column).collect();
+                    return self.push_aggregate(group, vec![], of_rows, input);
+                }
                 Ok(self.same(Operator::Distinct, input))
             }
             LogicalPlan::Distinct(Distinct::On(_)) => Err(SqlError::new(sqlstate::INTERNAL, "DISTINCT ON was left")),
@@ -92,6 +110,7 @@ impl Convert {
             LogicalPlan::Values(values) => self.values(values),
             LogicalPlan::EmptyRelation(empty) => self.empty(empty),
             LogicalPlan::Window(window) => self.over(window),
+            LogicalPlan::Extension(extension) => self.extension(extension),
             LogicalPlan::RecursiveQuery(_) => Err(not_yet("WITH RECURSIVE")),
             other => Err(not_yet(&other.display().to_string())),
         }
@@ -182,7 +201,11 @@ impl Convert {
             }
         }
         let append_only = inputs.iter().all(|input| self.nodes[input.0 as usize].append_only);
-        let lineage = vec![Lineage::Other; schema.len()];
+        let mut lineage = self.lineage[inputs[0].0 as usize].clone();
+        for input in &inputs[1..] {
+            let other = &self.lineage[input.0 as usize];
+            lineage.iter_mut().zip(other).for_each(|(one, other)| *one = one.of_both(*other));
+        }
         Ok(self.push(Operator::Union, inputs, schema, append_only, lineage))
     }
 
@@ -219,6 +242,8 @@ impl Convert {
     fn top_n(&mut self, keys: Vec<SortKey>, window: Window, input: OperatorId) -> OperatorId {
         let id = self.same(Operator::TopN { keys, limit: window.limit, offset: window.offset }, input);
         self.nodes[id.0 as usize].append_only = false;
+        // A row is given or not depending on rows of any time.
+        self.lineage[id.0 as usize].fill(Lineage::Other);
         id
     }
 
@@ -284,7 +309,7 @@ impl Convert {
         let id = OperatorId(u32::try_from(self.nodes.len()).expect("a statement has fewer operators"));
         let is_open = inputs.iter().any(|input| self.is_open[input.0 as usize]);
         debug_assert_eq!(schema.len(), lineage.len());
-        self.nodes.push(Node { id, operator, inputs, schema, append_only });
+        self.nodes.push(Node { id, operator, inputs, schema, append_only, forgets: vec![] });
         self.lineage.push(lineage);
         self.is_open.push(is_open);
         id

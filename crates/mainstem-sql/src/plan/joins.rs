@@ -8,9 +8,10 @@ use datafusion::common::{DFSchema, JoinType, NullEquality, ScalarValue};
 use datafusion::logical_expr::{FetchType, Join, LogicalPlan};
 
 use super::convert::{Convert, not_yet};
+use super::time_bounds::distances;
 use super::window_close::Lineage;
 use crate::error::SqlError;
-use crate::graph::{GraphField, IsTest, JoinKind, Literal, Operator, OperatorId, Scalar};
+use crate::graph::{Distance, GraphField, IsTest, JoinKind, Literal, Operator, OperatorId, Scalar};
 
 impl Convert {
     pub(super) fn join(&mut self, join: &Join) -> Result<OperatorId, SqlError> {
@@ -171,13 +172,23 @@ impl Convert {
         right: OperatorId,
     ) -> OperatorId {
         let given = if kind.gives_pairs() { 2 } else { 1 };
-        let sides = &[left.0 as usize, right.0 as usize][..given];
-        let schema = sides.iter().flat_map(|side| self.nodes[*side].schema.clone());
-        let schema = schema.map(|field| GraphField { nullable: true, ..field }).collect();
-        let lineage: Vec<Lineage> = sides.iter().flat_map(|side| self.lineage[*side].clone()).collect();
-        let append_only = kind == JoinKind::Inner && sides.iter().all(|side| self.nodes[*side].append_only);
-        let operator = Operator::Join { kind, on, null_equals_null, filter };
-        self.push(operator, vec![left, right], schema, append_only, lineage)
+        let of = |side: OperatorId| self.nodes[side.0 as usize].schema.clone();
+        let sides = [of(left), of(right)];
+        let distances = distances(&on, filter.as_ref(), &sides[0], &sides[1]);
+        let mut settled = self.settled(left, right, &distances);
+        let append_only =
+            kind == JoinKind::Inner && [left, right].iter().all(|side| self.nodes[side.0 as usize].append_only);
+        let schema: Vec<GraphField> = sides.into_iter().take(given).flatten().collect();
+        let schema: Vec<_> = schema.into_iter().map(|field| GraphField { nullable: true, ..field }).collect();
+        settled.lineage.truncate(schema.len());
+        // Of several ranges the narrowest is not known; one with two ends is likely to be.
+        let is_range = |distance: &&Distance| distance.least != distance.most || distance.least != Some(0);
+        let ends = |distance: &&Distance| usize::from(distance.least.is_some()) + usize::from(distance.most.is_some());
+        let range = distances.iter().filter(is_range).max_by_key(ends).copied();
+        let operator = Operator::Join { kind, on, null_equals_null, filter, range };
+        let id = self.push(operator, vec![left, right], schema, append_only, settled.lineage);
+        settled.forgets.into_iter().for_each(|forget| self.forget(id, forget));
+        id
     }
 }
 
@@ -213,7 +224,7 @@ fn boolean(value: bool) -> Result<Scalar, SqlError> {
 }
 
 /// A join without equality compares all with all: all rows have one key.
-fn some_keys(on: Vec<(Scalar, Scalar)>) -> Result<Vec<(Scalar, Scalar)>, SqlError> {
+pub(super) fn some_keys(on: Vec<(Scalar, Scalar)>) -> Result<Vec<(Scalar, Scalar)>, SqlError> {
     if on.is_empty() { Ok(vec![(boolean(true)?, boolean(true)?)]) } else { Ok(on) }
 }
 

@@ -1,5 +1,5 @@
 //! Typed expressions in PostgreSQL's meaning: integers do not wrap, casts go by PostgreSQL's text and rounding, a literal with a
-//! decimal point beside a numeric is a numeric.
+//! decimal point beside a numeric is a numeric, a text literal beside a time is a time of that type.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use datafusion::logical_expr::expr::Cast;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, cast};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, cast};
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
@@ -21,12 +21,82 @@ use crate::functions::{
     scalar_function,
 };
 
-/// DataFusion's analysis of a plan, and ours behind it, when all types are known.
+/// DataFusion's analysis of a plan, with ours before it, and behind it, when all types are known.
 pub(super) fn analyzer() -> Analyzer {
-    let mut rules = Analyzer::new().rules;
+    Analyzer::with_rules(analyzer_rules(&[]))
+}
+
+/// The same with rules of a session that come first of those behind DataFusion's.
+pub(super) fn analyzer_rules(more: &[AnyRule]) -> Vec<AnyRule> {
+    let mut rules: Vec<AnyRule> = vec![Arc::new(TimeLiterals)];
+    rules.extend(Analyzer::new().rules);
+    rules.extend(more.iter().cloned());
     rules.push(Arc::new(Subqueries));
     rules.push(Arc::new(PostgresMeaning));
-    Analyzer::with_rules(rules)
+    rules
+}
+
+type AnyRule = Arc<dyn AnalyzerRule + Send + Sync>;
+
+/// `ts > '2026-01-01 12:00'`: text that is compared with a time is read as PostgreSQL reads that type. DataFusion would compare
+/// both as nanoseconds, which end in the year 2262, and read fewer forms.
+#[derive(Debug)]
+struct TimeLiterals;
+
+impl AnalyzerRule for TimeLiterals {
+    fn name(&self) -> &str {
+        "time_literals"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        Ok(plan.transform_up_with_subqueries(|plan| map_expressions(plan, read_literals))?.data)
+    }
+}
+
+fn read_literals(expr: &Expr, schema: &DFSchema) -> Option<Expr> {
+    let is_text = |expr: &Expr| matches!(expr, Expr::Literal(ScalarValue::Utf8(Some(_)), _));
+    let time = |expr: &Expr| {
+        let of = expr.get_type(schema).ok()?;
+        match of {
+            DataType::Timestamp(_, zone) => Some(DataType::Timestamp(TimeUnit::Microsecond, zone)),
+            DataType::Date32 | DataType::Time64(_) => Some(of),
+            _ => None,
+        }
+    };
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if compares(*op) => {
+            let (left, right) = match (is_text(left), is_text(right)) {
+                (true, false) => (cast(left.as_ref().clone(), time(right)?), right.as_ref().clone()),
+                (false, true) => (left.as_ref().clone(), cast(right.as_ref().clone(), time(left)?)),
+                _ => return None,
+            };
+            Some(Expr::BinaryExpr(BinaryExpr { left: Box::new(left), op: *op, right: Box::new(right) }))
+        }
+        Expr::Between(between) if is_text(&between.low) || is_text(&between.high) => {
+            let of = time(&between.expr)?;
+            let mut between = between.clone();
+            for end in [&mut between.low, &mut between.high] {
+                if is_text(end) {
+                    *end = Box::new(cast(end.as_ref().clone(), of.clone()));
+                }
+            }
+            Some(Expr::Between(between))
+        }
+        Expr::InList(list) if list.list.iter().any(is_text) => {
+            let of = time(&list.expr)?;
+            let mut list = list.clone();
+            for item in list.list.iter_mut().filter(|item| is_text(item)) {
+                *item = cast(item.clone(), of.clone());
+            }
+            Some(Expr::InList(list))
+        }
+        _ => None,
+    }
+}
+
+fn compares(op: Operator) -> bool {
+    use Operator as O;
+    matches!(op, O::Eq | O::NotEq | O::Lt | O::LtEq | O::Gt | O::GtEq | O::IsDistinctFrom | O::IsNotDistinctFrom)
 }
 
 /// Replaces operators and casts.
@@ -39,11 +109,15 @@ impl AnalyzerRule for PostgresMeaning {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        Ok(plan.transform_up_with_subqueries(rewrite_node)?.data)
+        Ok(plan.transform_up_with_subqueries(|plan| map_expressions(plan, other_expression))?.data)
     }
 }
 
-fn rewrite_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+/// What an expression over these columns is to be replaced by.
+type Replace = fn(&Expr, &DFSchema) -> Option<Expr>;
+
+/// Replaces expressions of a node under the names that they had.
+fn map_expressions(plan: LogicalPlan, replace: Replace) -> Result<Transformed<LogicalPlan>> {
     let mut schema = merge_schema(&plan.inputs());
     if let LogicalPlan::TableScan(scan) = &plan {
         schema.merge(&DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?);
@@ -52,24 +126,24 @@ fn rewrite_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let rewritten = plan.map_expressions(|expr| {
         // A name of the whole would hide from DataFusion that it is one.
         if let Expr::GroupingSet(_) = &expr {
-            return expr.map_children(|inner| rewrite_named(inner, &schema));
+            return expr.map_children(|inner| rewrite_named(inner, &schema, replace));
         }
         let name = names.save(&expr);
-        let rewritten = expr.transform_up(|expr| Ok(rewrite_expression(expr, &schema)))?;
+        let rewritten = expr.transform_up(|expr| Ok(rewrite_expression(expr, &schema, replace)))?;
         Ok(rewritten.update_data(|expr| name.restore(expr)))
     })?;
     rewritten.map_data(|plan| plan.recompute_schema())
 }
 
 /// An expression of a grouping set, under the name that it had.
-fn rewrite_named(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+fn rewrite_named(expr: Expr, schema: &DFSchema, replace: Replace) -> Result<Transformed<Expr>> {
     let name = expr.schema_name().to_string();
-    let rewritten = expr.transform_up(|expr| Ok(rewrite_expression(expr, schema)))?;
+    let rewritten = expr.transform_up(|expr| Ok(rewrite_expression(expr, schema, replace)))?;
     Ok(rewritten.update_data(|expr| if expr.schema_name().to_string() == name { expr } else { expr.alias(name) }))
 }
 
-fn rewrite_expression(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
-    match other_expression(&expr, schema) {
+fn rewrite_expression(expr: Expr, schema: &DFSchema, replace: Replace) -> Transformed<Expr> {
+    match replace(&expr, schema) {
         Some(other) => Transformed::yes(other),
         None => Transformed::no(expr),
     }

@@ -5,6 +5,7 @@
 //! (`convert`), with EMIT ON WINDOW CLOSE as two further operators (`window_close`).
 
 mod aggregates;
+mod asof;
 mod constant;
 mod convert;
 mod joins;
@@ -23,6 +24,8 @@ mod syntax;
 mod temporal;
 #[cfg(test)]
 mod tests;
+mod time_bounds;
+mod versions;
 mod window_close;
 
 use std::sync::Arc;
@@ -41,11 +44,13 @@ use crate::graph::Graph;
 use convert::Convert;
 use relations::Relations;
 
+pub use asof::stands_for_asof;
 pub use constant::constant;
 pub use names::{column_names, distinct_names, output_names};
 pub use rewrite::{rewrite_query, rewrite_windows};
 pub use session::{Purpose, planning_state, session_config, session_state_builder};
 pub use temporal::at_time;
+pub use versions::rewrite_versions;
 pub use window_close::Emit;
 
 /// A materialized view, planned.
@@ -88,14 +93,14 @@ pub fn plan_view(
         series::rewrite_series(&mut planned)?;
         let plan = relations.plan(&planned)?;
         check_functions(&plan)?;
-        let plan = optimize(over::numbered_distinct_on(plan)?)?;
+        let plan = optimize(over::numbered_distinct_on(asof::nodes_of(plan)?)?)?;
         let (plan, columns) = conform(plan, query, names)?;
         let (graph, mut depends_on) = Convert::new(emit).graph(&plan, &columns)?;
         depends_on.extend(relations.views.borrow().iter().map(|view| Dependency::Relation(*view)));
         depends_on.sort_unstable();
         depends_on.dedup();
         graph.check().map_err(|reason| SqlError::new(sqlstate::INTERNAL, format!("operator graph: {reason}")))?;
-        Ok(ViewPlan { columns, graph, depends_on, canonical_query: qualify::canonical_text(catalog, query) })
+        Ok(ViewPlan { columns, graph, depends_on, canonical_query: canonical_text(catalog, query)? })
     })
 }
 
@@ -103,7 +108,7 @@ pub fn plan_view(
 pub fn plan_query(catalog: &Catalog, query: &Query, names: &[Ident]) -> Result<QueryPlan, SqlError> {
     on_large_stack(|| {
         let relations = Relations::new(catalog);
-        let plan = relations.plan(query)?;
+        let plan = asof::nodes_of(relations.plan(query)?)?;
         let plan = meaning::analyzer().execute_and_check(plan, planning_state().config_options(), |_, _| {})?;
         let mut depends_on: Vec<_> = relations.views.borrow().iter().map(|view| Dependency::Relation(*view)).collect();
         plan.apply_with_subqueries(|node| {
@@ -115,8 +120,15 @@ pub fn plan_query(catalog: &Catalog, query: &Query, names: &[Ident]) -> Result<Q
         depends_on.sort_unstable();
         depends_on.dedup();
         let (_, columns) = conform(plan, query, names)?;
-        Ok(QueryPlan { columns, depends_on, canonical_query: qualify::canonical_text(catalog, query) })
+        Ok(QueryPlan { columns, depends_on, canonical_query: canonical_text(catalog, query)? })
     })
+}
+
+/// A query's text with the names of its relations resolved, and of what FOR SYSTEM_TIME AS OF compares.
+fn canonical_text(catalog: &Catalog, query: &Query) -> Result<String, SqlError> {
+    let mut query = query.clone();
+    rewrite_versions(catalog, &mut query)?;
+    Ok(qualify::canonical_text(catalog, &query))
 }
 
 /// Statements are shallow, but views may be nested in views.

@@ -10,10 +10,11 @@ use datafusion::logical_expr::{
 };
 
 use super::convert::{Convert, fields, not_yet};
+use super::time_bounds::in_terms_of;
 use super::window_close::Lineage;
 use crate::error::SqlError;
 use crate::functions::check_deterministic;
-use crate::graph::{Frame, GraphField, Operator, OperatorId, Scalar, SortKey, WindowFunction};
+use crate::graph::{Forget, Frame, GraphField, Operator, OperatorId, Scalar, SortKey, WindowFunction};
 
 /// What two functions share if one operator can compute both.
 type Layout = (Vec<Scalar>, Vec<SortKey>);
@@ -35,7 +36,8 @@ impl Convert {
         let is_by_window = groups.iter().all(|((partition, _), _)| self.has_window(partition, input));
         let functions = groups.iter().flat_map(|((_, order), of)| of.iter().map(|(_, of)| (order.as_slice(), of)));
         // Of a window that is closed all values are there: whoever groups by it waits for that.
-        let input = if is_by_window { input } else { self.passed_rows(functions, input)? };
+        let passed = if is_by_window { input } else { self.passed_rows(functions, input)? };
+        let (is_passed, input) = (passed != input, passed);
         // One operator behind the other; then the functions in the order of the plan.
         let (mut last, mut places) = (input, (0..width).collect::<Vec<_>>());
         places.resize(schema.len(), 0);
@@ -46,7 +48,7 @@ impl Convert {
                 columns.push(schema[width + place].clone());
             }
             let functions = functions.into_iter().map(|(_, function)| function).collect();
-            last = self.push_over(partition, order, functions, columns, last);
+            last = self.push_over((partition, order), functions, columns, last, is_passed);
         }
         let picks = places.into_iter().map(Scalar::Column).collect();
         self.project_scalars(picks, schema, last)
@@ -54,16 +56,34 @@ impl Convert {
 
     fn push_over(
         &mut self,
-        partition: Vec<Scalar>,
-        order: Vec<SortKey>,
+        (partition, order): Layout,
         functions: Vec<WindowFunction>,
         schema: Vec<GraphField>,
         input: OperatorId,
+        is_passed: bool,
     ) -> OperatorId {
-        let mut lineage = self.lineage[input.0 as usize].clone();
+        // A row's functions are settled when all rows of its partition are; of rows that the watermark has passed they are.
+        let settles =
+            partition.iter().enumerate().find_map(|(place, scalar)| match self.scalar_lineage(scalar, input) {
+                Lineage::Settles { is, after_us } if is.is_value() => Some((place, is, after_us)),
+                _ => None,
+            });
+        let later = |lineage: &Lineage| match (lineage, settles) {
+            (lineage, _) if is_passed => *lineage,
+            (Lineage::Settles { is, after_us }, Some((_, by, by_us))) => {
+                let later_us = if *is == by { by_us } else { in_terms_of(*is, by, by_us) };
+                Lineage::Settles { is: *is, after_us: later_us.max(*after_us) }
+            }
+            _ => Lineage::Other,
+        };
+        let mut lineage: Vec<Lineage> = self.lineage[input.0 as usize].iter().map(later).collect();
         lineage.resize(schema.len(), Lineage::Other);
         let operator = Operator::Over { partition, order, functions, limit: None };
-        self.push(operator, vec![input], schema, false, lineage)
+        let id = self.push(operator, vec![input], schema, false, lineage);
+        if let Some((column, _, after_us)) = settles {
+            self.forget(id, Forget { input: 0, column, after_us });
+        }
+        id
     }
 
     /// Rows for which the predicate is true. If it asks for the first rows of each partition below, no others are numbered.

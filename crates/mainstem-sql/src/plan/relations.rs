@@ -21,6 +21,7 @@ use mainstem_catalog::{Catalog, Relation, RelationId, RelationKind};
 
 use super::rewrite::rewrite_query;
 use super::session::planning_state;
+use super::versions::rewrite_versions;
 use crate::arrow_types::arrow_field;
 use crate::error::{SqlError, sqlstate};
 use crate::parse::parse_query;
@@ -88,6 +89,7 @@ impl<'a> Relations<'a> {
     /// The plan of a query as written, before any rule.
     pub(super) fn plan(&self, query: &Query) -> Result<LogicalPlan, SqlError> {
         let mut query = Box::new(query.clone());
+        rewrite_versions(self.catalog, &mut query)?;
         rewrite_query(&mut query)?;
         let parser = &self.state.config_options().sql_parser;
         let options =

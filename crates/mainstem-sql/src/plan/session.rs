@@ -12,8 +12,8 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::sqlparser::ast::DataType as AstType;
 
-use super::meaning::{DecimalLiterals, PostgresMeaning};
-use super::subqueries::Subqueries;
+use super::asof::AsOfJoins;
+use super::meaning::{DecimalLiterals, analyzer_rules};
 use crate::arrow_types::arrow_type;
 use crate::functions::{JsonOperators, own_functions, own_window_functions};
 use crate::parse::{DEPTH_MAX, sql_type_of_ast};
@@ -51,8 +51,7 @@ pub fn session_state_builder(purpose: Purpose) -> SessionStateBuilder {
         .with_config(session_config(purpose))
         .with_type_planner(type_planner())
         .with_physical_optimizer_rules(physical_rules())
-        .with_analyzer_rule(Arc::new(Subqueries))
-        .with_analyzer_rule(Arc::new(PostgresMeaning))
+        .with_analyzer_rules(analyzer_rules(&[Arc::new(AsOfJoins)]))
         .with_default_features();
     builder.scalar_functions().get_or_insert_default().extend(own_functions());
     builder.window_functions().get_or_insert_default().extend(own_window_functions());

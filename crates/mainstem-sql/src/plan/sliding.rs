@@ -5,9 +5,9 @@
 //! What looks ahead would change rows that were given, and is refused.
 
 use super::convert::Convert;
-use super::window_close::{Lineage, window_end_of};
+use super::window_close::{Bound, Lineage};
 use crate::error::SqlError;
-use crate::graph::{FrameBound, Operator, OperatorId, Scalar, SortKey, WindowFunction};
+use crate::graph::{FrameBound, OperatorId, Scalar, SortKey, WindowFunction};
 
 impl Convert {
     /// The rows that the watermark has passed; all of them where none of a watermarked source come through.
@@ -35,33 +35,29 @@ impl Convert {
                  ts RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW).",
             ));
         };
-        let mut schema = self.nodes[input.0 as usize].schema.clone();
-        let width = schema.len();
-        let mut expressions: Vec<Scalar> = (0..width).map(Scalar::Column).collect();
-        // The first moment at which the watermark is above the time.
-        expressions.push(window_end_of(&Scalar::Column(time), 1, &schema[time].data_type)?);
-        schema.push(schema[time].clone());
-        "passed_at".clone_into(&mut schema[width].name);
-        let fields = schema[..width].to_vec();
-        let timed = self.project_scalars(expressions, schema, input)?;
-        let passed = self.same(Operator::EmitOnClose { window_end: width, early_us: None }, timed);
+        let after_us = self.lineage[input.0 as usize][time].after_us().unwrap_or(0);
+        let passed = self.close(input, time, after_us);
         // A window above them is not complete before it is closed.
         self.is_open[passed.0 as usize] = true;
-        self.nodes[passed.0 as usize].append_only = !self.allows_lateness;
-        self.project_scalars((0..width).map(Scalar::Column).collect(), fields, passed)
+        Ok(passed)
     }
 
     /// Whether a window's bound is among the expressions.
     pub(super) fn has_window(&self, partition: &[Scalar], input: OperatorId) -> bool {
-        let is_bound = |scalar: &Scalar| matches!(self.scalar_lineage(scalar, input), Lineage::Start(_) | Lineage::End);
-        partition.iter().any(is_bound)
+        partition.iter().any(|scalar| {
+            let lineage = self.scalar_lineage(scalar, input);
+            matches!(lineage, Lineage::Settles { is: Bound::Start(_) | Bound::End(_), .. })
+        })
     }
 
     /// The watermark's column, if the order begins with it.
     fn event_time(&self, order: &[SortKey], input: OperatorId) -> Option<usize> {
         let first = order.first().filter(|key| !key.descending)?;
         match first.expression {
-            Scalar::Column(column) if self.lineage[input.0 as usize][column] == Lineage::Time => Some(column),
+            Scalar::Column(column) => match self.lineage[input.0 as usize][column] {
+                Lineage::Settles { is: Bound::Time, .. } => Some(column),
+                _ => None,
+            },
             _ => None,
         }
     }

@@ -24,7 +24,7 @@ use arrow::array::{Array, ArrayRef, BooleanArray};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, SchemaRef};
 use hashbrown::HashTable;
-use mainstem_sql::AggregateFunction;
+use mainstem_sql::{AggregateFunction, Forget};
 
 use super::encoding::{StateReader, StateWriter};
 use super::stateless::{microseconds, of_type};
@@ -97,6 +97,8 @@ struct Group {
 #[derive(Debug)]
 struct WindowEnds {
     column: usize,
+    /// A group is of no more use when the watermark is greater than its end and this.
+    after_us: i64,
     groups: BTreeMap<i64, Vec<u32>>,
 }
 
@@ -141,7 +143,7 @@ impl Aggregate {
             before: Vec::new(),
             is_given: false,
             key_bytes: 0,
-            ends: window_end.map(|column| WindowEnds { column, groups: BTreeMap::new() }),
+            ends: window_end.map(|column| WindowEnds { column, after_us: -1, groups: BTreeMap::new() }),
             residence: Residence::default(),
             stored_from: i64::MAX,
         };
@@ -322,9 +324,16 @@ impl Operate for Aggregate {
         }
     }
 
+    fn forgets(&mut self, forgets: &[Forget]) {
+        if let Some(Forget { column, after_us, .. }) = forgets.first().copied() {
+            self.ends = Some(WindowEnds { column, after_us, groups: BTreeMap::new() });
+        }
+    }
+
     fn retire(&mut self, horizon_us: i64) {
         let Some(ends) = &mut self.ends else { return };
         let column = ends.column;
+        let horizon_us = horizon_us.saturating_sub(ends.after_us.saturating_add(1));
         let mut closed = Vec::new();
         while let Some(entry) = ends.groups.first_entry().filter(|entry| *entry.key() <= horizon_us) {
             let (end, groups) = entry.remove_entry();
@@ -344,8 +353,9 @@ impl Operate for Aggregate {
         }
     }
 
-    fn retire_stored(&mut self, watermark: i64, space: &Space) -> Result<(), EngineError> {
-        self.remove_stored(watermark, space)
+    fn retire_stored(&mut self, horizon_us: i64, space: &Space) -> Result<(), EngineError> {
+        let after_us = self.ends.as_ref().map_or(-1, |ends| ends.after_us);
+        self.remove_stored(horizon_us.saturating_sub(after_us.saturating_add(1)), space)
     }
 
     fn uses_space(&self) -> bool {

@@ -21,7 +21,7 @@ fn joins() {
         expect![[r#"
             (delay integer, name character varying)
             Project delay, name
-              Join Left on carrier = carrier AND (rank < delay)
+              Join Left on carrier = carrier AND (rank < delay) [by delay and rank]
                 Input flights (carrier, delay) [append only]
                 Input airlines (carrier, name, rank)
         "#]],

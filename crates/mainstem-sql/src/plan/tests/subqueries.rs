@@ -34,15 +34,15 @@ fn not_in_is_three_joins() {
               Filter ((carrier IS NOT NULL) OR NOT mark)
                 Union
                   Project carrier, delay, true AS mark
-                    Join Semi on true = true AND (rank < delay)
-                      Join Anti on carrier = carrier AND (rank < delay)
+                    Join Semi on true = true AND (rank < delay) [by delay and rank]
+                      Join Anti on carrier = carrier AND (rank < delay) [by delay and rank]
                         Filter (delay <= 3) [append only]
                           Input flights (carrier, delay) [append only]
                         Input airlines (carrier, rank)
                       Input airlines (rank)
                   Project carrier, delay, false AS mark
-                    Join Anti on true = true AND (rank < delay)
-                      Join Anti on carrier = carrier AND (rank < delay)
+                    Join Anti on true = true AND (rank < delay) [by delay and rank]
+                      Join Anti on carrier = carrier AND (rank < delay) [by delay and rank]
                         Filter (delay <= 3) [append only]
                           Input flights (carrier, delay) [append only]
                         Input airlines (carrier, rank)
@@ -133,29 +133,29 @@ fn set_operations_with_all() {
     check_plan(
         "SELECT carrier FROM airlines INTERSECT ALL SELECT carrier FROM flights",
         expect![[r#"
-        (carrier character varying)
-        Project carrier
-          Join Inner on carrier IS NOT DISTINCT FROM carrier AND row_number() PARTITION BY [airlines.carrier] ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING IS NOT DISTINCT FROM row_number() PARTITION BY [flights.carrier] ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
-            Over (carrier) by (): row_number() ROWS UNBOUNDED PRECEDING TO UNBOUNDED FOLLOWING [computes touched partitions again]
-              Input airlines (carrier)
-            Distinct
-              Over (carrier) by (): row_number() ROWS UNBOUNDED PRECEDING TO UNBOUNDED FOLLOWING [computes touched partitions again]
-                Input flights (carrier) [append only]
-    "#]],
+            (carrier character varying)
+            Project carrier
+              Join Inner on carrier IS NOT DISTINCT FROM carrier AND row_number() PARTITION BY [airlines.carrier] ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING IS NOT DISTINCT FROM row_number() PARTITION BY [flights.carrier] ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
+                Over (carrier) by (): row_number() ROWS UNBOUNDED PRECEDING TO UNBOUNDED FOLLOWING
+                  Input airlines (carrier)
+                Distinct
+                  Over (carrier) by (): row_number() ROWS UNBOUNDED PRECEDING TO UNBOUNDED FOLLOWING
+                    Input flights (carrier) [append only]
+        "#]],
     );
     check_plan(
         "SELECT carrier FROM airlines EXCEPT ALL SELECT carrier FROM flights",
         expect![[r#"
-        (carrier character varying)
-        Project carrier
-          Filter (is_there IS NULL)
-            Join Left on carrier IS NOT DISTINCT FROM key_0 AND row_number() PARTITION BY [airlines.carrier] ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING IS NOT DISTINCT FROM key_1
-              Over (carrier) by (): row_number() ROWS UNBOUNDED PRECEDING TO UNBOUNDED FOLLOWING [computes touched partitions again]
-                Input airlines (carrier)
-              Distinct
-                Project carrier AS key_0, row_number() PARTITION BY [flights.carrier] ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING AS key_1, true AS is_there
-                  Over (carrier) by (): row_number() ROWS UNBOUNDED PRECEDING TO UNBOUNDED FOLLOWING [computes touched partitions again]
-                    Input flights (carrier) [append only]
-    "#]],
+            (carrier character varying)
+            Project carrier
+              Filter (is_there IS NULL)
+                Join Left on carrier IS NOT DISTINCT FROM key_0 AND row_number() PARTITION BY [airlines.carrier] ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING IS NOT DISTINCT FROM key_1
+                  Over (carrier) by (): row_number() ROWS UNBOUNDED PRECEDING TO UNBOUNDED FOLLOWING
+                    Input airlines (carrier)
+                  Distinct
+                    Project carrier AS key_0, row_number() PARTITION BY [flights.carrier] ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING AS key_1, true AS is_there
+                      Over (carrier) by (): row_number() ROWS UNBOUNDED PRECEDING TO UNBOUNDED FOLLOWING
+                        Input flights (carrier) [append only]
+        "#]],
     );
 }

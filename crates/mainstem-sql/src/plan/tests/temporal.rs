@@ -106,7 +106,7 @@ fn early_results_and_functions_over_event_time() {
         expect![[r#"
             (window_end timestamp with time zone, n bigint)
             EmitOnClose window_end [early every 10000 ms]
-              Aggregate by (window_end): count(*)
+              Aggregate by (window_end): count(*) [forgets]
                 Project window_end(tumble_start(ts, 3600000000, 0), 3600000000) AS window_end [append only]
                   Filter (ts IS NOT NULL) [append only]
                     DropLate [append only]
@@ -119,12 +119,10 @@ fn early_results_and_functions_over_event_time() {
         expect![[r#"
             (carrier character varying, s bigint)
             Project carrier, sum(flights.delay) PARTITION BY [flights.carrier] ORDER BY [flights.ts ASC NULLS LAST] RANGE BETWEEN 1 hour PRECEDING AND CURRENT ROW AS s
-              Over (carrier) by (ts ASC NULLS LAST): sum(CAST(delay AS Int64)) RANGE IntervalMonthDayNano { months: 0, days: 0, nanoseconds: 3600000000000 } PRECEDING TO CURRENT ROW [computes touched partitions again]
-                Project carrier, delay, ts [append only]
-                  EmitOnClose passed_at [append only]
-                    Project carrier, delay, ts, window_end(ts, 1) AS passed_at [append only]
-                      DropLate [append only]
-                        Input flights (carrier, delay, ts) [append only]
+              Over (carrier) by (ts ASC NULLS LAST): sum(CAST(delay AS Int64)) RANGE IntervalMonthDayNano { months: 0, days: 0, nanoseconds: 3600000000000 } PRECEDING TO CURRENT ROW
+                EmitOnClose ts after 1 us [append only]
+                  DropLate [append only]
+                    Input flights (carrier, delay, ts) [append only]
         "#]],
     );
     check_error(
