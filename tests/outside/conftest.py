@@ -86,7 +86,7 @@ class Servers:
             elif server.process is not None:
                 problems.append(f"the server ended by itself with {server.reap()}\n{server.errors()[-4000:]}")
             if "panicked at" in server.errors():
-                problems.append(f"the server panicked\n{server.errors()[-4000:]}")
+                problems.append(f"the server panicked{server.errors().partition('panicked at')[2][:4000]}")
             shutil.rmtree(server.directory, ignore_errors=True)
         assert not problems, "\n".join(problems)
 

@@ -13,6 +13,7 @@ mod compare;
 mod context;
 mod errors;
 mod event_time;
+mod extremes;
 mod lookup;
 mod lookup_exec;
 mod moments;

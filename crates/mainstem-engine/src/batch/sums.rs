@@ -32,6 +32,7 @@ pub fn exact_aggregates() -> Vec<Arc<AggregateUDF>> {
         .into_iter()
         .map(|(stock, is_average)| Arc::new(AggregateUDF::new_from_impl(Exact { stock, is_average })))
         .chain(super::moments::all())
+        .chain(super::extremes::all())
         .collect()
 }
 

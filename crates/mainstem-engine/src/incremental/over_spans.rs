@@ -10,6 +10,7 @@
 
 use arrow::array::ArrayRef;
 use arrow::compute::SortOptions;
+use arrow::datatypes::IntervalMonthDayNano;
 use datafusion::common::ScalarValue;
 use mainstem_sql::{FrameBound, FrameUnits, Literal, Scalar, WindowFunction};
 
@@ -145,6 +146,7 @@ impl Reach {
         }
         for (back, forth) in &self.by_value {
             // A row looks at this one if it lies within the contrary distances.
+            let (forth, back) = (forth.as_ref().map(widened), back.as_ref().map(widened));
             let (first, last) = self.edges(sort_key(row), sort, forth.as_ref(), back.as_ref());
             from = from.min(first);
             until = until.zip(last).map(|(until, last)| until.max(last));
@@ -198,6 +200,21 @@ impl Reach {
             Some(sort.encode(&[column], 1).get(0).to_vec())
         };
         (moved(back, true).unwrap_or_default(), moved(forth, false).and_then(|edge| successor(&edge)))
+    }
+}
+
+/// A distance that is enough the other way round: the month before 31 March begins on 28 February, the month after that ends on
+/// 28 March.
+fn widened(distance: &ScalarValue) -> ScalarValue {
+    match distance {
+        ScalarValue::IntervalMonthDayNano(Some(interval)) if interval.months != 0 => {
+            let days = interval.days.saturating_add(3);
+            ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano { days, ..*interval }))
+        }
+        ScalarValue::IntervalYearMonth(Some(months)) => {
+            ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(*months, 3, 0)))
+        }
+        other => other.clone(),
     }
 }
 
