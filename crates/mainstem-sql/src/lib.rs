@@ -25,7 +25,7 @@ pub use graph::{
     JoinKind, Literal, LiteralValue, Moment, Nearest, Node, Operator, OperatorId, Scalar, SortKey, TimeComparison,
     WindowFunction, unique_key,
 };
-pub use parse::{parse, parse_expression, parse_query};
+pub use parse::{located, parse, parse_expression, parse_query};
 pub use plan::{
     Emit, Purpose, QueryPlan, ViewPlan, at_time, constant, output_names, plan_query, plan_view, planning_state,
     rewrite_query, rewrite_versions, rewrite_windows, session_config, session_state_builder, stands_for_asof,

@@ -215,7 +215,7 @@ impl Connection {
             Err(Fault::Sql(error)) => {
                 self.session.fail();
                 self.session.abort_implicit();
-                self.writer.error("ERROR", &error);
+                self.writer.error("ERROR", &mainstem_sql::located(sql, error));
             }
             Err(Fault::Closed(closed)) => return Err(closed),
         }

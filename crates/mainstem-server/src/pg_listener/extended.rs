@@ -32,6 +32,7 @@ pub(super) struct Extended {
 struct Prepared {
     /// `None` for the empty query.
     statement: Option<Statement>,
+    sql: String,
     given: Vec<Option<SqlType>>,
 }
 
@@ -160,7 +161,7 @@ impl Extended {
             known => Ok(known.flatten()),
         });
         let given = given.collect::<Result<_, _>>()?;
-        let prepared = Prepared { statement: statements.pop(), given };
+        let prepared = Prepared { statement: statements.pop(), sql: sql.to_owned(), given };
         self.statements.insert(name, Arc::new(prepared));
         connection.writer.empty(b'1');
         Ok(())
@@ -235,7 +236,8 @@ impl Extended {
                 connection.session.begin_implicit();
             }
             let response = connection.session.execute(statement, &portal.parameters);
-            let response = guard.run(&mut connection.reader, response).await?;
+            let response = guard.run(&mut connection.reader, response).await;
+            let response = response.map_err(|fault| fault.located(&portal.prepared.sql))?;
             portal.state = PortalState::Done;
             match response {
                 Response::Empty => connection.writer.empty(b'I'),
@@ -319,7 +321,8 @@ async fn describe(connection: &mut Connection, prepared: &Prepared) -> Result<Ar
     let Some(statement) = &prepared.statement else { return Ok(Arc::new(Description::default())) };
     let guard = connection.guard();
     let described = connection.session.describe(statement, &prepared.given);
-    Ok(Arc::new(guard.run(&mut connection.reader, described).await?))
+    let described = guard.run(&mut connection.reader, described).await;
+    Ok(Arc::new(described.map_err(|fault| fault.located(&prepared.sql))?))
 }
 
 fn write_description(connection: &mut Connection, described: &Description, formats: &[Format]) -> Result<(), Fault> {

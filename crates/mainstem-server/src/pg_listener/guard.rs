@@ -33,6 +33,16 @@ pub(super) enum Fault {
     Closed(Closed),
 }
 
+impl Fault {
+    /// With the place of what it is about in the statement's text, if that can be told.
+    pub(super) fn located(self, sql: &str) -> Fault {
+        match self {
+            Fault::Sql(error) => Fault::Sql(mainstem_sql::located(sql, error)),
+            closed => closed,
+        }
+    }
+}
+
 impl From<SqlError> for Fault {
     fn from(error: SqlError) -> Fault {
         Fault::Sql(error)

@@ -8,6 +8,7 @@ mod create;
 mod cursors;
 mod dml;
 mod event_time_joins;
+mod located;
 mod nesting;
 mod reader;
 mod refused;
@@ -26,6 +27,7 @@ use crate::statement::{QualifiedName, Statement};
 use reader::{Place, Reader};
 
 pub use alter::{query_with_columns, query_with_name, quoted, text_with_column, text_with_name};
+pub use located::located;
 pub(crate) use nesting::{DEPTH_MAX, with_deep_stack};
 pub use types::{interval_us, sql_type_of_ast};
 

@@ -487,3 +487,17 @@ fn joins_in_event_time_are_joins_with_a_mark() {
             Query SELECT 2"#]],
     );
 }
+
+#[test]
+fn an_unknown_name_has_a_place_if_it_stands_there_once() {
+    let place = |sql: &str, state: &'static str, message: &str| {
+        super::located(sql, crate::SqlError::new(state, message)).position
+    };
+    let column = "column \"nosuch\" does not exist";
+    assert_eq!(place("SELECT id,\n  NoSuch FROM t", "42703", column), Some(14));
+    assert_eq!(place("SELECT 'nosuch', nosuch + nosuch FROM t", "42703", column), None);
+    assert_eq!(place("SELECT \"NOSUCH\" FROM t", "42703", column), None);
+    assert_eq!(place("SELECT a.x, b.x FROM a, b", "42703", "column \"b.x\" does not exist"), Some(13));
+    assert_eq!(place("SELECT é, x FROM gone", "42P01", "relation \"public.gone\" does not exist"), Some(18));
+    assert_eq!(place("SELECT nosuch", "22012", column), None);
+}
