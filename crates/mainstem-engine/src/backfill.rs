@@ -6,7 +6,8 @@
 //! ones what came meanwhile. What is left after the last round, the lane does itself when the view joins.
 //!
 //! Always true here: between rounds the view is exactly as it would be had it been in a lane from the start; no lane
-//! waits; all that is needed is held (records by holds, versions by reference), so nothing can be trimmed below it.
+//! waits; all that is needed since the last checkpoint is held (records by holds, versions by reference), so nothing can be
+//! trimmed below it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use mainstem_catalog::{Catalog, Relation, RelationId};
 use mainstem_sql::ClockUse;
 use uuid::Uuid;
 
+use crate::backfill_part::{BackfillPart, Versions};
+use crate::checkpoint::LaneState;
 use crate::collection::Version;
 use crate::dead_letters::DeadLetters;
 use crate::engine::EngineConfig;
@@ -56,6 +59,10 @@ pub(crate) struct Backfill {
     is_begun: bool,
     /// On a thread of its own: it may wait.
     is_paced: bool,
+    /// What it has of tables and views is newer than its cut, since a checkpoint asked for its part.
+    is_ahead: bool,
+    /// It gives its part to checkpoints.
+    answers: bool,
     context: Context,
 }
 
@@ -101,6 +108,41 @@ impl Backfill {
             ticks: TickReader::default(),
             is_begun: false,
             is_paced: false,
+            is_ahead: false,
+            answers: false,
+            context,
+        })
+    }
+
+    /// As a checkpoint had it, with `below` as the same checkpoint has it.
+    pub(crate) fn resumed(
+        view: View,
+        state: LaneState,
+        below: HashMap<RelationId, Arc<Version>>,
+        source_of: &dyn Fn(RelationId) -> Option<Arc<Relation>>,
+        context: Context,
+    ) -> Result<Backfill, EngineError> {
+        let mut sources = BTreeMap::new();
+        for (id, input) in state.inputs {
+            if let Some(source) = source_of(id) {
+                let mut input = Input::with_state(&source, Some(input))?;
+                input.hold_from_here(&*context.log);
+                sources.insert(id, input);
+            }
+        }
+        context.progress.rows_done.store(view.counters.rows_in, Ordering::Relaxed);
+        let pacing = Pacing::new(context.config.slice_rows.saturating_mul(4));
+        Ok(Backfill {
+            view,
+            sources,
+            cut: state.cut,
+            below,
+            pacing,
+            ticks: TickReader::default(),
+            is_begun: true,
+            is_paced: false,
+            is_ahead: false,
+            answers: false,
             context,
         })
     }
@@ -137,8 +179,9 @@ impl Backfill {
         let done = |rows: u64| context.progress.rows_done.fetch_add(rows, Ordering::Relaxed);
         loop {
             let log = &*context.log;
+            self.release();
             if self.is_paced {
-                context.progress.pace.wait(0);
+                context.progress.pace.wait(0, &mut || self.answer());
                 let rows = context.progress.pace.rows_at_once(context.config.slice_rows.saturating_mul(4));
                 self.pacing.limit(rows);
             }
@@ -159,18 +202,17 @@ impl Backfill {
                 let (letters, of) = (&context.dead_letters, (cut, &ends[id]));
                 letters.offer(&input.relation, context.topic_of_letters, aside.rejected, of);
                 letters.offer_late(&context.catalog, &input.relation, aside.late, of);
-                input.hold_from_here(log);
             }
             self.finish(cut, again)?;
             done(rows);
             if self.is_paced {
-                context.progress.pace.wait(rows);
+                context.progress.pace.wait(rows, &mut || self.answer());
             }
         }
         if !self.is_begun || self.cut < to.cut {
             self.finish(to.cut, again)?;
         }
-        self.cut = to.cut;
+        self.cut = self.cut.max(to.cut);
         Ok(())
     }
 
@@ -189,12 +231,62 @@ impl Backfill {
         is_cancelled(&self.context.progress)
     }
 
+    /// A checkpoint asked for its part: gives it, if what the checkpoint has of tables and views is not older.
+    fn answer(&mut self) {
+        let context = self.context.clone();
+        context.progress.desk.answer(|versions| self.part(versions));
+    }
+
+    /// What goes into a checkpoint that has tables and views like this. Between versions.
+    pub(crate) fn part(&mut self, versions: &Versions) -> Option<BackfillPart> {
+        let below = self.below();
+        let is_usable = |id: &RelationId| {
+            let (now, before) = (versions.relations.get(id), self.below.get(id));
+            matches!((now, before), (Some((cut, now)), Some(before)) if now.cut >= before.cut && *cut >= self.cut)
+        };
+        if !self.is_begun || self.cut > versions.cut || !below.iter().all(is_usable) {
+            return None;
+        }
+        let mut is_changed = false;
+        for id in below {
+            let (now, before) = (&versions.relations[&id].1, &self.below[&id]);
+            for delta in now.since(before, self.context.config.slice_rows) {
+                self.view.push(id, &delta);
+                is_changed = true;
+            }
+            self.below.insert(id, now.clone());
+        }
+        if is_changed {
+            self.is_ahead = true;
+            self.finish_at(self.cut);
+        }
+        let kept = self.view.keep();
+        let inputs = self.sources.iter().map(|(id, input)| (*id, input.state.clone())).collect();
+        let state = LaneState { cut: self.cut, views: vec![self.view.relation.id], inputs };
+        let handed = self.view.collection.layers()?.hand_over();
+        Some(BackfillPart { state, kept, handed })
+    }
+
+    /// What a durable checkpoint has read is not held any more.
+    fn release(&self) {
+        for (id, positions) in self.context.progress.desk.take_released().unwrap_or_default() {
+            if let Some(input) = self.sources.get(&id) {
+                input.release_before(&positions);
+            }
+        }
+    }
+
+    /// It goes on where a checkpoint or a round has left it.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.is_begun
+    }
+
     /// What changed in tables and views below since the last round.
     fn take_below(&mut self, to: &Frontier) {
         let progress = self.context.progress.clone();
         let mut slice_rows = self.context.config.slice_rows;
         if self.is_paced {
-            progress.pace.wait(0);
+            progress.pace.wait(0, &mut || ());
             slice_rows = progress.pace.rows_at_once(slice_rows);
         }
         for id in self.view.reads.iter().copied().collect::<Vec<_>>() {
@@ -206,7 +298,7 @@ impl Backfill {
             };
             for delta in deltas {
                 if self.is_paced {
-                    progress.pace.wait(delta.len() as u64);
+                    progress.pace.wait(delta.len() as u64, &mut || ());
                 }
                 if is_cancelled(&progress) {
                     return;
@@ -219,6 +311,7 @@ impl Backfill {
             }
             self.below.insert(id, now.clone());
         }
+        self.is_ahead = false;
     }
 
     fn finish(&mut self, cut: Cut, again: &dyn Fn(&LogError) -> bool) -> Result<(), EngineError> {
@@ -229,11 +322,18 @@ impl Backfill {
                 }
             }
         }
+        self.finish_at(cut);
+        self.is_begun = true;
+        if self.answers {
+            self.context.progress.desk.open(true);
+        }
+        Ok(())
+    }
+
+    fn finish_at(&mut self, cut: Cut) {
         let times = lowest(self.sources.values().filter_map(Input::event_time));
         self.view.finish(cut, Times { now_us: self.ticks.now_us(), ..times });
         self.cut = cut;
-        self.is_begun = true;
-        Ok(())
     }
 
     /// Rounds until what it reads is near, then the coordinator is told. Runs on a thread of its own.
@@ -251,7 +351,10 @@ impl Backfill {
         self.is_paced = true;
         let now_us = u64::try_from(shared.clock.monotonic().as_micros()).unwrap_or(u64::MAX);
         progress.begun_us.store(now_us.max(1), Ordering::Relaxed);
-        for _ in 0..ROUNDS_MAX {
+        for round in 0..=ROUNDS_MAX {
+            // In the last one it does as the lane would: what it has of tables and views stands at its cut.
+            self.answers = round < ROUNDS_MAX;
+            progress.desk.open(self.answers && self.is_begun);
             let Some(to) = shared.pin_blocking(&below, &gives_up) else { return };
             let to = shared.with_frontiers(|all| all.short_of_held(id, &below, to));
             let result = self.advance(&Frontier::from(&to), &again);
@@ -264,7 +367,7 @@ impl Backfill {
                 return;
             }
             match left {
-                Ok(left) if left <= near => break,
+                Ok(left) if left <= near && !self.is_ahead => break,
                 Ok(left) => {
                     let done = progress.rows_done.load(Ordering::Relaxed);
                     progress.rows_total.store(done + left, Ordering::Relaxed);
@@ -272,7 +375,8 @@ impl Backfill {
                 Err(error) => return shared.send(Command::Failed(id, error.to_string())),
             }
         }
-        self.is_paced = false;
+        (self.is_paced, self.answers) = (false, false);
+        progress.desk.open(false);
         shared.send(Command::Caught(self));
     }
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use mainstem_catalog::Relation;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// The setting of a view's definition: rows per second, 0 is a pause.
 pub const RATE_SETTING: &str = "backfill_rate_limit";
@@ -58,8 +58,10 @@ impl Pace {
         self.rate().map_or(rows, |rate| rows.min(rate.max(1) as usize))
     }
 
-    /// Returns when so many rows, which have been read, have had their time, and there is no pause.
-    pub(crate) fn wait(&self, rows: u64) {
+    /// Returns when so many rows, which have been read, have had their time, and there is no pause. `meanwhile` is called now
+    /// and then.
+    pub(crate) fn wait(&self, rows: u64, meanwhile: &mut dyn FnMut()) {
+        meanwhile();
         let mut state = self.state.lock();
         // In rows, so that a change of the rate counts for what is left.
         let mut owed = rows as f64;
@@ -71,10 +73,11 @@ impl Pace {
                 Some(rate) => STEP.min(Duration::from_secs_f64(owed / f64::from(rate))),
             };
             let rate = f64::from(state.rate.unwrap_or_default());
+            MutexGuard::unlocked(&mut state, &mut *meanwhile);
             if self.changed.wait_for(&mut state, wait).timed_out() {
                 owed -= wait.as_secs_f64() * rate;
-                // What is left of rounding is not worth a wait.
-                owed = if owed < 1e-6 { 0.0 } else { owed };
+                // A microsecond's rows are not worth a wait, and may be none by rounding.
+                owed = if owed < rate * 1e-6 { 0.0 } else { owed };
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! One ingestion of the store is one checkpoint: what the owners have handed over (see [`crate::state`]), and under the keys of
 //! no owner, as JSON: `meta`; per table `input/<id>`; per lane, under the id of its first view, `lane/<id>`: its cut, its
-//! views, and its sources as of that cut; per table and view `relation/<id>`; per sink that has failed `failed_output/<id>`,
+//! views, and its sources as of that cut; per backfill `backfill/<id>`, in the same form; per table and view `relation/<id>`; per sink that has failed `failed_output/<id>`,
 //! why. Of these only what changed is written. What the store holds of owners that are in no checkpoint any more is removed
 //! by the same ingestion, or, under `gone/<id>/<generation>`, by the first one at which nobody reads it any more: a lane that
 //! is at its last step, a SELECT over a dropped view.
@@ -62,6 +62,8 @@ pub(crate) struct Snapshot {
     pub(crate) inputs: BTreeMap<RelationId, InputState>,
     pub(crate) relations: BTreeMap<RelationId, Kept>,
     pub(crate) lanes: Vec<LaneState>,
+    /// Of one view each, which read history.
+    pub(crate) backfills: Vec<LaneState>,
     pub(crate) handed: Vec<Handed>,
     /// Sinks that have stopped for good, and why: what changed since is not written.
     pub(crate) failed_outputs: BTreeMap<RelationId, String>,
@@ -74,6 +76,7 @@ pub(crate) struct Loaded {
     pub(crate) generation: u32,
     pub(crate) inputs: BTreeMap<RelationId, InputState>,
     pub(crate) lanes: Vec<LaneState>,
+    pub(crate) backfills: Vec<LaneState>,
     pub(crate) relations: BTreeMap<RelationId, Kept>,
     pub(crate) failed_outputs: BTreeMap<RelationId, String>,
 }
@@ -112,8 +115,15 @@ impl Snapshot {
         let relations = self.relations.iter().map(|(id, kept)| (key_of("relation", *id), json(kept)));
         let first = |lane: &LaneState| lane.views.first().copied().unwrap_or(RelationId(0));
         let lanes = self.lanes.iter().map(|lane| (key_of("lane", first(lane)), json(lane)));
+        let backfills = self.backfills.iter().map(|state| (key_of("backfill", first(state)), json(state)));
         let failed = self.failed_outputs.iter().map(|(id, reason)| (key_of("failed_output", *id), json(reason)));
-        inputs.chain(lanes).chain(relations).chain(failed).chain([(meta_key("meta"), json(&meta))]).collect()
+        inputs
+            .chain(lanes)
+            .chain(backfills)
+            .chain(relations)
+            .chain(failed)
+            .chain([(meta_key("meta"), json(&meta))])
+            .collect()
     }
 }
 
@@ -215,8 +225,10 @@ fn read(entries: &Entries) -> Result<Option<Loaded>, EngineError> {
     }
     let (inputs, relations) = (of_kind(entries, "input")?, relations(entries)?);
     let lanes = of_kind(entries, "lane")?.into_values().collect();
+    let backfills = of_kind(entries, "backfill")?.into_values().collect();
     let failed_outputs = of_kind(entries, "failed_output")?;
-    Ok(Some(Loaded { cut: meta.cut, generation: meta.generation, inputs, lanes, relations, failed_outputs }))
+    let Meta { cut, generation, .. } = meta;
+    Ok(Some(Loaded { cut, generation, inputs, lanes, backfills, relations, failed_outputs }))
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, EngineError> {

@@ -92,8 +92,10 @@ pub struct RestoreReport {
     pub newest: Cut,
     /// Views that were loaded with their state.
     pub views_restored: usize,
-    /// Views that are not in the checkpoint and read history again.
+    /// Views that have history to read.
     pub views_to_backfill: usize,
+    /// Of these, those whose backfill goes on where the checkpoint had it.
+    pub backfills_resumed: usize,
     /// Checkpoints that could not be used, and why.
     pub warnings: Vec<String>,
 }

@@ -34,6 +34,7 @@ pub mod ticks;
 pub mod watermark;
 
 mod backfill;
+mod backfill_part;
 mod checkpoint;
 mod lane;
 mod late_rows;

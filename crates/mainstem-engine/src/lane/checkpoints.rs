@@ -18,7 +18,8 @@ use mainstem_state::{CheckpointError, remove_older};
 
 use super::coordinator::{Coordinator, LaneHandle, Merging};
 use super::orders::{Order, What};
-use super::{BROKEN, Command, Flow, LaneCommand, LaneId, LanePart, PartitionState, topic_of_letters};
+use super::{BROKEN, Command, Flow, LaneCommand, LaneId, LanePart, PartitionState, Progress, topic_of_letters};
+use crate::backfill_part::{BackfillPart, Versions};
 use crate::checkpoint::{self, Kept, Snapshot};
 use crate::collection::Collection;
 use crate::error::EngineError;
@@ -71,6 +72,8 @@ struct Gathering {
     snapshot: Snapshot,
     missing: BTreeSet<LaneId>,
     held: Held,
+    /// What backfills are to be in it with.
+    versions: Versions,
     replies: Vec<Reply>,
 }
 
@@ -81,6 +84,50 @@ struct InFlight {
     relations: BTreeSet<RelationId>,
     receipts: Vec<Receipt>,
     replies: Vec<Reply>,
+}
+
+/// The parts of backfills on their way into a checkpoint.
+struct BackfillParts {
+    versions: Arc<Versions>,
+    /// Of those that run.
+    asked: Vec<Arc<Progress>>,
+    /// Of those that do not.
+    parts: Vec<BackfillPart>,
+    receipts: Vec<Receipt>,
+    given: Vec<(Arc<Progress>, Positions)>,
+}
+
+impl BackfillParts {
+    fn of(coordinator: &mut Coordinator, versions: Versions) -> BackfillParts {
+        let parts = coordinator.parked.values_mut().filter_map(|backfill| backfill.part(&versions)).collect();
+        let asked = coordinator.running.values().cloned().collect();
+        let versions = Arc::new(versions);
+        BackfillParts { versions, asked, parts, receipts: Vec::new(), given: Vec::new() }
+    }
+
+    /// Asks those that run, and waits for them a while.
+    fn gather(&mut self, snapshot: &mut Snapshot, gives_up: &dyn Fn() -> bool) {
+        for progress in std::mem::take(&mut self.asked) {
+            if let Some(part) = progress.desk.ask(&self.versions, gives_up) {
+                let inputs = part.state.inputs.iter();
+                self.given.push((progress, inputs.map(|(id, input)| (*id, input.partitions.clone())).collect()));
+                self.parts.push(part);
+            }
+        }
+        for BackfillPart { state, kept, handed } in self.parts.drain(..) {
+            self.receipts.push(handed.receipt());
+            snapshot.relations.extend(state.views.first().map(|view| (*view, kept)));
+            snapshot.backfills.push(state);
+            snapshot.handed.push(handed);
+        }
+    }
+
+    fn settle(self, is_durable: bool) {
+        self.receipts.iter().for_each(|receipt| receipt.settle(is_durable));
+        for (progress, positions) in self.given.into_iter().filter(|_| is_durable) {
+            progress.desk.release(positions);
+        }
+    }
 }
 
 impl Checkpoints {
@@ -132,11 +179,11 @@ impl Coordinator {
 
     pub(super) fn checkpoint_if_due(&mut self) {
         let now = self.shared.clock.monotonic();
-        let rows = self.shared.rows_read.load(Ordering::Relaxed);
+        let rows = self.rows_read();
         let bytes = self.shared.bytes_read.load(Ordering::Relaxed);
         let is_merging = self.lanes.values().any(|lane| lane.merging.is_some());
         let checkpoints = &mut self.checkpoints;
-        let has_read = rows > checkpoints.rows;
+        let has_read = rows != checkpoints.rows;
         let is_time = now.saturating_sub(checkpoints.last) >= self.config.checkpoint_interval;
         if is_time && !has_read {
             checkpoints.last = now;
@@ -151,8 +198,17 @@ impl Coordinator {
         }
     }
 
+    /// By lanes and by backfills that run: the number goes back when one has ended.
+    fn rows_read(&self) -> u64 {
+        let of_backfills = self.running.values().map(|progress| progress.rows_done.load(Ordering::Relaxed));
+        self.shared.rows_read.load(Ordering::Relaxed) + of_backfills.sum::<u64>()
+    }
+
     /// The newest checkpoint, if nothing has changed since.
     fn stands(&self) -> Option<Cut> {
+        if !self.running.is_empty() {
+            return None;
+        }
         let versions = self.shared.versions.load(Ordering::Relaxed);
         let stands = self.checkpoints.stands?;
         // A lane may have gone on without anything new.
@@ -175,11 +231,12 @@ impl Coordinator {
 
     /// Tables as they are; lanes are asked for their parts. The schedule begins anew.
     fn begin_checkpoint(&mut self) {
+        let rows = self.rows_read();
         let checkpoints = &mut self.checkpoints;
         checkpoints.sequence += 1;
         let sequence = checkpoints.sequence;
         checkpoints.is_wanted = false;
-        checkpoints.rows = self.shared.rows_read.load(Ordering::Relaxed);
+        checkpoints.rows = rows;
         checkpoints.bytes = self.shared.bytes_read.load(Ordering::Relaxed);
         checkpoints.last = self.shared.clock.monotonic();
         let versions = self.shared.versions.load(Ordering::Relaxed);
@@ -195,6 +252,7 @@ impl Coordinator {
             inputs: self.inputs.iter().map(|(id, input)| (*id, input.state.clone())).collect(),
             relations,
             lanes: Vec::new(),
+            backfills: Vec::new(),
             handed: layers.map(|layers| layers.hand_over()).collect(),
             failed_outputs: BTreeMap::new(),
         };
@@ -205,7 +263,9 @@ impl Coordinator {
             let _ = lane.commands.send(LaneCommand::Order(Order { at, what: What::Snapshot(sequence) }));
         }
         let held = Held { tables, lanes: BTreeMap::new() };
-        self.checkpoints.gathering = Some(Gathering { sequence, snapshot, missing, held, replies });
+        let tables = self.tables.iter().map(|(id, table)| (*id, (self.cut, table.version())));
+        let versions = Versions { cut: self.cut, relations: tables.collect() };
+        self.checkpoints.gathering = Some(Gathering { sequence, snapshot, missing, held, versions, replies });
         self.write_checkpoint_if_whole();
     }
 
@@ -217,6 +277,8 @@ impl Coordinator {
         gathering.missing.remove(&part.lane);
         let positions = part.state.inputs.iter().map(|(id, input)| (*id, input.partitions.clone())).collect();
         gathering.held.lanes.insert(part.lane, positions);
+        let cut = part.state.cut;
+        gathering.versions.relations.extend(part.versions.into_iter().map(|(id, version)| (id, (cut, version))));
         gathering.snapshot.lanes.push(part.state);
         gathering.snapshot.relations.extend(part.relations);
         gathering.snapshot.handed.extend(part.handed);
@@ -268,7 +330,7 @@ impl Coordinator {
             return;
         }
         let Some(gathering) = self.checkpoints.gathering.take() else { return };
-        let Gathering { mut snapshot, held, replies, .. } = gathering;
+        let Gathering { mut snapshot, held, versions, replies, .. } = gathering;
         let state = self.shared.state.clone();
         snapshot.generation = state.generation();
         let cut = snapshot.least_cut();
@@ -278,15 +340,18 @@ impl Coordinator {
         let receipts = snapshot.handed.iter().map(Handed::receipt).collect();
         let relations = snapshot.relations.keys().copied().collect();
         self.checkpoints.in_flight = Some(InFlight { held, relations, receipts, replies });
+        let mut backfills = BackfillParts::of(self, versions);
         let (shared, dead_letters) = (self.shared.clone(), self.dead_letters.clone());
         let body = move || {
             let write = std::panic::AssertUnwindSafe(|| {
+                backfills.gather(&mut snapshot, &|| shared.gives_up());
                 dead_letters.flush(topic_of_letters(&shared))?;
                 snapshot.failed_outputs = shared.outputs.flush(&|id| snapshot.cut_of(id))?;
                 checkpoint::write(&state, &snapshot).map(|bytes| (cut, bytes))
             });
             let broken = |_| Err(EngineError::Checkpoint(BROKEN.to_owned()));
             let written = std::panic::catch_unwind(write).unwrap_or_else(broken);
+            backfills.settle(written.is_ok());
             // What it shares with the lane is let go before the lane hears of it.
             drop(snapshot);
             shared.send(Command::Checkpointed(written));

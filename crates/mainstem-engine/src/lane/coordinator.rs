@@ -14,7 +14,8 @@ use mainstem_state::Disk;
 
 use super::checkpoints::Checkpoints;
 use super::restore::open_state;
-use super::{Command, Ends, Flow, Input, Lane, LaneCommand, LaneId, Pacing, Shared};
+use super::{Command, Ends, Flow, Input, Lane, LaneCommand, LaneId, Pacing, Progress, Shared};
+use crate::backfill::Backfill;
 use crate::collection::Collection;
 use crate::dead_letters::DeadLetters;
 use crate::engine::{EngineConfig, EngineParts, RestoreReport};
@@ -44,7 +45,9 @@ pub(super) struct Coordinator {
     /// Views that wait for one that they read.
     pub(super) waiting: BTreeSet<RelationId>,
     /// Views whose backfill runs.
-    pub(super) running: BTreeSet<RelationId>,
+    pub(super) running: BTreeMap<RelationId, Arc<Progress>>,
+    /// Backfills that a checkpoint had and that have not gone on yet.
+    pub(super) parked: BTreeMap<RelationId, Backfill>,
     pub(super) failed: BTreeSet<RelationId>,
     pub(super) pacing: Pacing,
     pub(super) dead_letters: Arc<DeadLetters>,
@@ -120,7 +123,8 @@ pub(crate) fn start(
         lanes: BTreeMap::new(),
         next_lane: 0,
         waiting: BTreeSet::new(),
-        running: BTreeSet::new(),
+        running: BTreeMap::new(),
+        parked: BTreeMap::new(),
         failed: BTreeSet::new(),
         pacing: Pacing::new(config.slice_rows),
         dead_letters,

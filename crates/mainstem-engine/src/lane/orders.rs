@@ -1,12 +1,14 @@
 //! What a lane does at a cut that the coordinator names: gives its part of a checkpoint, takes in a view, hands itself over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use mainstem_catalog::RelationId;
 
 use super::{Command, Contents, Lane, LaneId, again};
 use crate::backfill::{Backfill, Frontier};
 use crate::checkpoint::{Kept, LaneState};
+use crate::collection::Version;
 use crate::error::EngineError;
 use crate::input_log::{Cut, LogError};
 use crate::state::Handed;
@@ -37,6 +39,8 @@ pub(crate) struct LanePart {
     pub(crate) state: LaneState,
     pub(crate) relations: BTreeMap<RelationId, Kept>,
     pub(crate) handed: Vec<Handed>,
+    /// Of its views.
+    pub(crate) versions: HashMap<RelationId, Arc<Version>>,
 }
 
 impl Lane {
@@ -77,6 +81,7 @@ impl Lane {
             state,
             relations,
             handed: layers.map(|layers| layers.hand_over()).collect(),
+            versions: self.views.iter().map(|(id, view)| (*id, view.collection.version())).collect(),
         }
     }
 

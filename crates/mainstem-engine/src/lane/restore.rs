@@ -9,10 +9,11 @@ use mainstem_state::{Disk, StateError, newest, open_files, open_lsm};
 use super::coordinator::{Coordinator, LaneHandle};
 use super::shared::has_collection;
 use super::tables::{content_of, positions, times};
-use super::topology::LaneParts;
+use super::topology::{LaneParts, source_of};
 use super::{Command, Flow, Input, JobState, View};
+use crate::backfill::Backfill;
 use crate::checkpoint::{self, LaneState, Loaded};
-use crate::collection::Collection;
+use crate::collection::{Collection, Version};
 use crate::engine::{EngineConfig, RestoreReport};
 use crate::error::EngineError;
 use crate::incremental::Shards;
@@ -45,10 +46,19 @@ struct Restored {
     inputs: BTreeMap<RelationId, Input>,
     tables: BTreeMap<RelationId, Collection>,
     lanes: Vec<LaneParts>,
+    backfills: Vec<ResumedBackfill>,
     failed_outputs: BTreeMap<RelationId, String>,
     /// As of which cut the checkpoint has tables and views.
     places: BTreeMap<RelationId, Cut>,
     warnings: Vec<String>,
+}
+
+/// A view that had read a part of history.
+struct ResumedBackfill {
+    view: View,
+    state: LaneState,
+    /// What it reads of tables and views, as the checkpoint has it.
+    below: HashMap<RelationId, Arc<Version>>,
 }
 
 impl Coordinator {
@@ -115,6 +125,14 @@ impl Coordinator {
                 self.shared.set_job(relation, JobState::Waiting);
             }
         }
+        let backfills_resumed = restored.backfills.len();
+        for ResumedBackfill { view, state, below } in restored.backfills {
+            let relation = view.relation.clone();
+            let context = self.backfill_context(catalog, &relation);
+            let backfill = Backfill::resumed(view, state, below, &source_of(catalog), context)?;
+            tracing::info!(view = %relation.name, "goes on reading history where the checkpoint stands");
+            self.parked.insert(relation.id, backfill);
+        }
         self.shared.with_stats(|stats| {
             stats.replay_started_at = least;
             stats.checkpoint = least;
@@ -126,6 +144,7 @@ impl Coordinator {
             newest,
             views_restored: views.len(),
             views_to_backfill: 0,
+            backfills_resumed,
             warnings,
         })
     }
@@ -165,6 +184,7 @@ impl Coordinator {
         self.shared.publish(|all| lanes.into_iter().for_each(|id| all.remove_lane(id)));
         self.lanes.clear();
         self.running.clear();
+        self.parked.clear();
         self.waiting.clear();
         self.failed.clear();
         self.tables.clear();
@@ -255,7 +275,43 @@ fn rebuild(
             restored.lanes.push(parts);
         }
     }
+    restored.backfills = resumed_backfills(catalog, state, loaded, &restored, shards);
     Ok(restored)
+}
+
+/// Those whose inputs are all there as they were.
+fn resumed_backfills(
+    catalog: &Catalog,
+    state: &Arc<StateRoot>,
+    mut loaded: Loaded,
+    restored: &Restored,
+    shards: Shards,
+) -> Vec<ResumedBackfill> {
+    let version_of = |id: &RelationId| {
+        let view = || restored.lanes.iter().find_map(|lane| lane.views.get(id)).map(|view| view.collection.version());
+        restored.tables.get(id).map(Collection::version).or_else(view)
+    };
+    let mut backfills = Vec::new();
+    for kept in std::mem::take(&mut loaded.backfills) {
+        let relation = kept.views.first().and_then(|id| catalog.relation(*id));
+        let Some((relation, content)) = relation.and_then(|it| Some((it, loaded.relations.remove(&it.id)?))) else {
+            continue;
+        };
+        let view = match View::restored(relation, content, state, shards) {
+            Ok(view) => view,
+            Err(error) => {
+                tracing::warn!(view = %relation.name, %error, "the backfill's state cannot be used; it begins anew");
+                continue;
+            }
+        };
+        let is_source = |id: &RelationId| kept.inputs.iter().any(|(input, _)| input == id);
+        let below = view.reads.iter().filter(|id| !is_source(id)).map(|id| Some((*id, version_of(id)?)));
+        match below.collect() {
+            Some(below) => backfills.push(ResumedBackfill { view, state: kept, below }),
+            None => tracing::warn!(view = %relation.name, "what it reads is not in the checkpoint; it begins anew"),
+        }
+    }
+    backfills
 }
 
 /// As of which cut the checkpoint holds tables and views.

@@ -18,6 +18,7 @@ use super::frontier::{Contents, Demand, Frontiers, LaneId, Plan, Published};
 use super::{Lane, LanePart};
 use crate::backfill::Backfill;
 use crate::backfill_pace::Pace;
+use crate::backfill_part::PartDesk;
 use crate::engine::{EngineConfig, EngineStats, JobStatus};
 use crate::error::EngineError;
 use crate::input_log::{Cut, InputLog, OutputLog};
@@ -95,6 +96,7 @@ pub(crate) struct Progress {
     pub(crate) rows_total: AtomicU64,
     pub(crate) cancelled: AtomicBool,
     pub(crate) pace: Pace,
+    pub(crate) desk: PartDesk,
     /// When it began to read, monotonic; 0 before.
     pub(crate) begun_us: AtomicU64,
 }

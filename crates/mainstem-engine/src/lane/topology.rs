@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::Receiver;
-use mainstem_catalog::{Relation, RelationId, RelationKind};
+use mainstem_catalog::{Catalog, Relation, RelationId, RelationKind};
 use mainstem_sql::ClockUse;
 
 use super::coordinator::{Coordinator, LaneHandle, Merging};
@@ -42,6 +42,13 @@ fn needs_clock(view: &View) -> bool {
     view.clock != ClockUse::None
 }
 
+/// The relations that are read as records.
+pub(super) fn source_of(catalog: &Arc<Catalog>) -> impl Fn(RelationId) -> Option<Arc<Relation>> + use<> {
+    let catalog = catalog.clone();
+    let is_source = |relation: &&Arc<Relation>| matches!(relation.kind, RelationKind::Source(_));
+    move |id| catalog.relation(id).filter(is_source).cloned()
+}
+
 impl Coordinator {
     /// Takes in the newest definitions: drops what is gone, begins what is new, and publishes.
     pub(super) fn take_catalog(&mut self) -> Result<(), EngineError> {
@@ -51,7 +58,8 @@ impl Coordinator {
         self.inputs.retain(|id, _| is_live(id));
         self.tables.retain(|id, _| is_live(id));
         self.waiting.retain(is_live);
-        self.running.retain(is_live);
+        self.running.retain(|id, _| is_live(id));
+        self.parked.retain(|id, _| is_live(id));
         self.failed.retain(is_live);
         self.shared.forget_jobs();
         self.forget_views(&is_live);
@@ -116,7 +124,7 @@ impl Coordinator {
     fn knows_view(&self, id: RelationId) -> bool {
         self.lanes.values().any(|lane| lane.views.contains(&id))
             || self.waiting.contains(&id)
-            || self.running.contains(&id)
+            || self.running.contains_key(&id)
             || self.failed.contains(&id)
     }
 
@@ -143,19 +151,7 @@ impl Coordinator {
         for id in self.waiting.iter().copied().collect::<Vec<_>>() {
             // As it is now: its rate may be another than when it began to wait.
             let Some(relation) = self.catalog.relation(id).cloned() else { continue };
-            let context = Context {
-                log: self.log(),
-                config: self.config.clone(),
-                state: self.shared.state.clone(),
-                dead_letters: self.dead_letters.clone(),
-                topic_of_letters: topic_of_letters(&self.shared),
-                catalog: self.catalog.clone(),
-                progress: self.shared.set_job(&relation, JobState::Waiting),
-            };
-            let catalog = self.catalog.clone();
-            let is_source = |relation: &&Arc<Relation>| matches!(relation.kind, RelationKind::Source(_));
-            let source_of = |id: RelationId| catalog.relation(id).filter(is_source).cloned();
-            let mut backfill = match Backfill::new(&relation, &source_of, context) {
+            let mut backfill = match self.backfill_of(&relation) {
                 Ok(backfill) => backfill,
                 Err(error) => {
                     self.fail(id, error.to_string());
@@ -167,7 +163,10 @@ impl Coordinator {
                     self.fail(id, format!("it reads relation {}, which cannot run", below.0));
                     continue;
                 }
-                Some(Missing::NotYet) => continue,
+                Some(Missing::NotYet) => {
+                    self.park(backfill);
+                    continue;
+                }
                 None => {}
             }
             let lanes = self.lanes_below(&backfill);
@@ -175,6 +174,7 @@ impl Coordinator {
                 self.merge(&lanes);
             }
             if lanes.len() > 1 || lanes.iter().any(|lane| self.lanes[lane].merging.is_some()) {
+                self.park(backfill);
                 continue;
             }
             self.waiting.remove(&id);
@@ -206,6 +206,34 @@ impl Coordinator {
         Ok(ready)
     }
 
+    /// As it was left by a checkpoint, or before everything.
+    fn backfill_of(&mut self, relation: &Arc<Relation>) -> Result<Backfill, EngineError> {
+        if let Some(parked) = self.parked.remove(&relation.id) {
+            return Ok(parked);
+        }
+        let context = self.backfill_context(&self.catalog, relation);
+        Backfill::new(relation, &source_of(&self.catalog), context)
+    }
+
+    pub(super) fn backfill_context(&self, catalog: &Arc<Catalog>, relation: &Arc<Relation>) -> Context {
+        Context {
+            log: self.log(),
+            config: self.config.clone(),
+            state: self.shared.state.clone(),
+            dead_letters: self.dead_letters.clone(),
+            topic_of_letters: topic_of_letters(&self.shared),
+            catalog: catalog.clone(),
+            progress: self.shared.set_job(relation, JobState::Waiting),
+        }
+    }
+
+    /// Its turn has not come.
+    fn park(&mut self, backfill: Backfill) {
+        if backfill.is_begun() {
+            self.parked.insert(backfill.view.relation.id, backfill);
+        }
+    }
+
     fn missing_below(&self, backfill: &Backfill) -> Option<Missing> {
         let below = backfill.below();
         let is_here = |id: &RelationId| self.shared.with_frontiers(|all| all.has(*id));
@@ -224,7 +252,7 @@ impl Coordinator {
     fn run_backfill(&mut self, backfill: Backfill, rows: u64) -> Result<(), EngineError> {
         let relation = backfill.view.relation.clone();
         let progress = self.shared.set_job(&relation, JobState::Running);
-        progress.rows_total.store(rows, Ordering::Relaxed);
+        progress.rows_total.store(progress.rows_done.load(Ordering::Relaxed) + rows, Ordering::Relaxed);
         let shared = self.shared.clone();
         let name = format!("engine-backfill-{}", relation.id.0);
         let id = relation.id;
@@ -239,14 +267,14 @@ impl Coordinator {
             }
         };
         self.spawn(&name, body)?;
-        self.running.insert(relation.id);
+        self.running.insert(relation.id, progress);
         Ok(())
     }
 
     /// A backfill's thread is done.
     pub(super) fn take_backfill(&mut self, backfill: Backfill) -> Result<(), EngineError> {
         let relation = backfill.view.relation.clone();
-        if !self.running.remove(&relation.id) || self.shared.state.is_damaged() {
+        if self.running.remove(&relation.id).is_none() || self.shared.state.is_damaged() {
             return Ok(());
         }
         self.shared.set_job(&relation, JobState::Joining);
@@ -417,6 +445,7 @@ impl Coordinator {
     pub(super) fn fail(&mut self, id: RelationId, reason: String) {
         self.waiting.remove(&id);
         self.running.remove(&id);
+        self.parked.remove(&id);
         if let Some(relation) = self.catalog.relation(id) {
             tracing::error!(name = %relation.name, %reason, "a relation cannot run");
             self.shared.outputs.fail_from(id, &reason);

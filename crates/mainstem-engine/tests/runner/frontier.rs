@@ -93,7 +93,7 @@ fn a_backfill_stands_aside_and_tells_how_far_it_is() {
     assert_eq!(states, [(by_key, "running"), (chained, "waiting"), (closed, "running")]);
     assert_eq!(jobs[0].rows_total, 10_000);
     assert!(jobs[0].rows_done <= 2_000, "{jobs:?}");
-    // A kill begins the backfills anew; what is ready is not touched.
+    // A kill does not touch what is ready.
     engine.checkpoint_now().expect("a checkpoint");
     let reads = world.log.reads();
     world.log.set_gate(None);

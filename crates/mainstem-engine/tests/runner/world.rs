@@ -75,6 +75,10 @@ pub(crate) enum Kind {
     Early,
     /// `SELECT k FROM source WHERE ts > now()`
     Upcoming,
+    /// `SELECT count(*), sum(n) FROM source JOIN table ON k = id`
+    Joined,
+    /// `SELECT count(*), sum(count) FROM source JOIN <the ByKey view> ON k = k`
+    JoinedView(RelationId),
 }
 
 pub(crate) type Row = Vec<Option<i64>>;
@@ -99,6 +103,8 @@ pub(crate) struct World {
     shown_early: [usize; 2],
     pub(crate) table: BTreeMap<i64, i64>,
     pub(crate) config: EngineConfig,
+    /// Of the views that are defined from now on.
+    pub(crate) settings: Vec<(String, String)>,
 }
 
 impl World {
@@ -136,6 +142,7 @@ impl World {
             shown_early: [0, 0],
             table: BTreeMap::new(),
             config,
+            settings: Vec::new(),
         }
     }
 
@@ -189,8 +196,8 @@ impl World {
         reads: &[RelationId],
         origin: Vec<Origin>,
     ) {
-        let view =
-            ViewDefinition { query: String::new(), emit_on_window_close: false, graph, settings: Vec::new(), origin };
+        let settings = self.settings.clone();
+        let view = ViewDefinition { query: String::new(), emit_on_window_close: false, graph, settings, origin };
         let relation = Relation {
             id,
             schema: "public".to_owned(),
@@ -296,6 +303,15 @@ impl World {
             Kind::Pairs => {
                 let groups = by_key(&mut events(), &|event| Some(event.k));
                 rows.push(vec![Some(groups.values().map(|(count, _)| count * count).sum())]);
+            }
+            Kind::Joined => {
+                let found: Vec<i64> = events().filter_map(|event| self.table.get(&event.k).copied()).collect();
+                rows.push(vec![Some(found.len() as i64), (!found.is_empty()).then(|| found.iter().sum())]);
+            }
+            Kind::JoinedView(_) => {
+                let groups = by_key(&mut events(), &|event| Some(event.k));
+                let squares = groups.values().map(|(count, _)| count * count).sum();
+                rows.push(vec![Some(events().count() as i64), (!groups.is_empty()).then_some(squares)]);
             }
             Kind::TableTotal => {
                 let sum = self.table.values().sum::<i64>();
@@ -612,6 +628,16 @@ pub(crate) fn graph_of(kind: Kind) -> (Graph, Vec<Column>) {
             let join = Operator::Join { kind: JoinKind::Inner, on, null_equals_null: false, filter: None, range: None };
             let pairs = nodes.add_two(join, [left, right], &ints(4));
             nodes.add(Operator::Aggregate { group: Vec::new(), aggregates: vec![count()] }, Some(pairs), &ints(1));
+        }
+        Kind::Joined | Kind::JoinedView(_) => {
+            let of = if let Kind::JoinedView(of) = kind { of } else { TABLE };
+            let left = input(&mut nodes, SOURCE, &[0], &ints(1));
+            let right = input(&mut nodes, of, &[0, 1], &ints(2));
+            let on = vec![(Scalar::Column(0), Scalar::Column(0))];
+            let join = Operator::Join { kind: JoinKind::Inner, on, null_equals_null: false, filter: None, range: None };
+            let pairs = nodes.add_two(join, [left, right], &ints(3));
+            let total = Operator::Aggregate { group: Vec::new(), aggregates: vec![count(), sum(2)] };
+            nodes.add(total, Some(pairs), &ints(2));
         }
         Kind::TableTotal => {
             let rows = input(&mut nodes, TABLE, &[1], &ints(1));
